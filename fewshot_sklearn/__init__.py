@@ -1,0 +1,90 @@
+"""Few-shot and meta-learning estimators that fit scikit-learn's contract.
+
+Every public name is loaded on first use, so that importing the package loads neither torch nor
+scikit-learn.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fewshot_sklearn import (
+        datasets,
+        exceptions,
+        gradient_based,
+        memory_based,
+        metric_based,
+        model_selection,
+        nn,
+        tasks,
+        utils,
+    )
+    from fewshot_sklearn.gradient_based import MAMLClassifier, MAMLRegressor
+    from fewshot_sklearn.memory_based import MANNClassifier
+    from fewshot_sklearn.metric_based import ProtoNetClassifier
+    from fewshot_sklearn.model_selection import compare, evaluate
+    from fewshot_sklearn.nn import MLP, Conv4
+    from fewshot_sklearn.persistence import load
+    from fewshot_sklearn.tasks import EpisodicTasks, GroupedTasks, Task, TaskList, TaskSet
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "MLP",
+    "Conv4",
+    "EpisodicTasks",
+    "GroupedTasks",
+    "MAMLClassifier",
+    "MAMLRegressor",
+    "MANNClassifier",
+    "ProtoNetClassifier",
+    "Task",
+    "TaskList",
+    "TaskSet",
+    "__version__",
+    "compare",
+    "datasets",
+    "evaluate",
+    "exceptions",
+    "gradient_based",
+    "load",
+    "memory_based",
+    "metric_based",
+    "model_selection",
+    "nn",
+    "tasks",
+    "utils",
+]
+
+# Where each name comes from; a public name that is not here is a subpackage.
+_HOME = {
+    "Conv4": "nn",
+    "EpisodicTasks": "tasks",
+    "GroupedTasks": "tasks",
+    "MAMLClassifier": "gradient_based",
+    "MAMLRegressor": "gradient_based",
+    "MANNClassifier": "memory_based",
+    "MLP": "nn",
+    "ProtoNetClassifier": "metric_based",
+    "Task": "tasks",
+    "TaskList": "tasks",
+    "TaskSet": "tasks",
+    "compare": "model_selection",
+    "evaluate": "model_selection",
+    "load": "persistence",
+}
+
+if not TYPE_CHECKING:  # a type checker reads the imports above and refuses any other name
+
+    def __getattr__(name: str):
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name in _HOME:
+            value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+            globals()[name] = value
+            return value
+        return import_module(f"{__name__}.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

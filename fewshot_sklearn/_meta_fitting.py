@@ -1,0 +1,312 @@
+"""How the shell meta-trains: from tasks as users have them to a meta state."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ._meta_state import MetaState, TaskSpec, snapshot_parameters
+from ._training import IterationHook, TrainingLog, TrainingOptions, meta_train
+from .exceptions import NotMetaFittedWarning, SkippedTaskWarning
+from .nn import Learner
+from .nn.functional import mask_absent_classes
+from .tasks import GroupedTasks, IndexedTaskSet, StreamTasks, TaskSet
+from .tasks._batch import TaskBatch, TaskLoader, TensorMaker
+from .tasks._random import resolve_random_state, stream
+from .tasks._rows import is_memory_mapped
+from .tasks._targets import ClassTargets, Columns, RealTargets
+
+if TYPE_CHECKING:
+    from .base import FewShotEstimator
+
+# Episodes that a plain fit cuts from its rows.
+_MOST_SUPPORT_ROWS = 32
+_MOST_QUERY_ROWS = 64
+
+
+def meta_fit(
+    estimator: FewShotEstimator,
+    tasks: TaskSet | StreamTasks,
+    validation_tasks: TaskSet | StreamTasks | None,
+    known: MetaState | None,
+    *,
+    hook: IterationHook | None,
+    from_fit: bool = False,
+) -> None:
+    """Meta-train an estimator, anew or from a known state, and publish the result.
+
+    What was learned before an error or an interruption is published too.
+    """
+    key = resolve_random_state(estimator.random_state)[1]
+    if estimator.early_stopping and validation_tasks is None:
+        tasks, validation_tasks = _hold_out(tasks, key)
+    loader = _make_loader(estimator, tasks, reset=known is None)
+    with seeded(estimator, key, 0 if known is None else known.log.n_iter):
+        meta = _start(estimator, loader, known, from_fit=from_fit)
+        loader.targets = meta.targets
+        validate = None
+        if validation_tasks is not None:
+            validate = _make_validation(estimator, meta, validation_tasks)
+        batches = loader.batches(estimator.meta_batch_size, key, meta.n_epochs)
+        try:
+            meta_train(
+                meta.learner,
+                batches,
+                _options(estimator),
+                meta.log,
+                validate=validate,
+                around_iteration=hook,
+            )
+        finally:
+            if meta.log.n_iter:
+                meta.learner.requires_grad_(False)
+                estimator._publish(replace(meta, n_epochs=meta.n_epochs + loader.n_epochs))
+    if loader.n_skipped:
+        warnings.warn(
+            f"{loader.n_skipped} of {loader.n_drawn} draws had one class in the support set and "
+            "were left out of meta-training; draw larger or stratified support sets.",
+            SkippedTaskWarning,
+            stacklevel=5,
+        )
+
+
+def fit_from_scratch(
+    estimator: FewShotEstimator, X: Any, y: NDArray[Any], *, hook: IterationHook | None
+) -> None:
+    """Meta-train on episodes cut from one labelled data set, as a plain ``fit`` does."""
+    classifier = estimator._estimator_type_is_classifier
+    n_rows, n_classes = X.shape[0], len(np.unique(y)) if classifier else 1
+    fewest = max(n_classes, min(8, n_rows // 4), 1)
+    if n_rows >= max(4, 2 * n_classes) and (n_classes > 1 or not classifier):
+        seed = resolve_random_state(estimator.random_state)[1]
+        tasks = GroupedTasks(
+            X,
+            y,
+            np.zeros(n_rows, dtype=int),
+            n_support=(fewest, max(fewest, min(_MOST_SUPPORT_ROWS, n_rows // 2))),
+            n_query=_MOST_QUERY_ROWS,
+            stratify=classifier,
+            random_state=int(seed[0] >> np.uint64(1)),
+        )
+        meta_fit(estimator, tasks, None, None, hook=hook, from_fit=True)
+        return
+    warnings.warn(
+        f"{n_rows} rows of {n_classes} class(es) are too few to cut episodes from, so "
+        f"{type(estimator).__name__} adapts from its initial weights; call meta_fit on older "
+        "tasks first.",
+        NotMetaFittedWarning,
+        stacklevel=5,
+    )
+    key = resolve_random_state(estimator.random_state)[1]
+    spec, targets = estimator._describe_targets(X.shape[1:], [y], True)
+    with seeded(estimator, key, 0):
+        learner = estimator._make_learner(spec).to(estimator._torch_device())
+    learner = learner.to(estimator._tensor_maker().dtype).requires_grad_(False).eval()
+    estimator._publish(
+        MetaState(
+            spec=spec,
+            learner=learner,
+            log=TrainingLog(),
+            targets=_with_columns(targets, learner),
+            parameters=snapshot_parameters(estimator._parameters()),
+            features=_features(estimator),
+            from_fit=True,
+        )
+    )
+
+
+def _start(
+    estimator: FewShotEstimator, loader: TaskLoader, known: MetaState | None, *, from_fit: bool
+) -> MetaState:
+    """Return the state to train: new, or a copy of the known one, which others may share."""
+    parameters = snapshot_parameters(estimator._parameters())
+    device = estimator._torch_device()
+    if known is not None:
+        learner = estimator._make_learner(known.spec).to(device, estimator._tensor_maker().dtype)
+        learner.load_state_dict(known.learner.state_dict())
+        return replace(known, learner=learner, log=known.log.copy(), parameters=parameters)
+    draws = loader.peek()
+    ys = [np.concatenate([d.y_support, d.y_query]) for d in draws]
+    spec, targets = estimator._describe_targets(
+        loader.input_shape(draws[0]), ys, loader.tasks.shared_classes
+    )
+    if not spec.shared_classes and isinstance(targets, ClassTargets):
+        spec = replace(spec, n_outputs=loader.largest_way(draws))
+    learner = estimator._make_learner(spec).to(device, estimator._tensor_maker().dtype)
+    return MetaState(
+        spec=spec,
+        learner=learner,
+        log=TrainingLog(),
+        targets=_with_columns(targets, learner),
+        parameters=parameters,
+        features=_features(estimator),
+        from_fit=from_fit,
+    )
+
+
+def _with_columns(
+    targets: ClassTargets | RealTargets, learner: Learner
+) -> ClassTargets | RealTargets:
+    if isinstance(targets, RealTargets):
+        return targets
+    return replace(targets, n_columns=learner.n_outputs)
+
+
+def _features(estimator: FewShotEstimator) -> dict[str, Any]:
+    names = ("n_features_in_", "feature_names_in_")
+    return {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
+
+
+def _options(estimator: FewShotEstimator) -> TrainingOptions:
+    return TrainingOptions(
+        max_iter=estimator.max_iter,
+        max_time=estimator.max_time,
+        optimizer=estimator.meta_optimizer,
+        learning_rate=estimator.meta_learning_rate,
+        schedule=estimator.schedule,
+        clip_norm=estimator.clip_norm,
+        early_stopping=estimator.early_stopping,
+        validation_interval=estimator.validation_interval,
+        n_iter_no_change=estimator.n_iter_no_change,
+        tol=estimator.tol,
+        precision=estimator.precision,
+        verbose=int(estimator.verbose),
+    )
+
+
+@contextmanager
+def seeded(estimator: FewShotEstimator, key: NDArray[np.uint64], n_iter: int) -> Iterator[None]:
+    """Seed torch for the time of a block and put its generators back afterwards."""
+    device = estimator._torch_device()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed((int(key[0]) + n_iter) % 2**63)
+        yield
+
+
+def _hold_out(
+    tasks: TaskSet | StreamTasks, key: NDArray[np.uint64]
+) -> tuple[TaskSet | StreamTasks, TaskSet]:
+    """Split a tenth of the tasks off for validation."""
+    if isinstance(tasks, StreamTasks) or len(tasks) < 2:
+        raise ValueError(
+            "early_stopping=True holds out a tenth of the tasks, which needs a sequence of at "
+            "least two; pass validation_tasks, or early_stopping=False."
+        )
+    order = stream(key, 0, 1).permutation(len(tasks))
+    n_held_out = max(1, len(tasks) // 10)
+    return tasks[np.sort(order[n_held_out:])], tasks[np.sort(order[:n_held_out])]
+
+
+def _make_validation(
+    estimator: FewShotEstimator, meta: MetaState, tasks: TaskSet | StreamTasks
+) -> Callable[[], float]:
+    """Return a function that scores the learner on the tasks: the higher the better."""
+    if isinstance(tasks, StreamTasks):
+        raise ValueError(
+            "validation_tasks must be a sequence, such as a TaskSet or a list, because every "
+            "validation scores the same tasks; got an iterator."
+        )
+    loader = _make_loader(estimator, tasks, reset=False)
+    loader.targets = meta.targets
+    batches = [batch for _, batch, _ in loader.in_order()]
+    classes = isinstance(meta.targets, ClassTargets)
+
+    def validate() -> float:
+        scores = [_task_scores(meta.learner, batch, classes=classes) for batch in batches]
+        return float(torch.cat(scores).mean())
+
+    return validate
+
+
+def _task_scores(learner: Learner, batch: TaskBatch, *, classes: bool) -> torch.Tensor:
+    """Return each task's accuracy, or minus its mean squared error."""
+    state = learner.adapt(batch.x_support, batch.y_support, batch.support_mask)
+    outputs = learner.predict(state, batch.x_query)
+    if classes:
+        outputs = mask_absent_classes(outputs, batch.class_mask)
+        rows = (outputs.argmax(-1) == batch.y_query.argmax(-1)).to(batch.y_query.dtype)
+    else:
+        rows = -(outputs - batch.y_query).square().mean(dim=-1)
+    if batch.query_mask is None:
+        return rows.mean(dim=-1)
+    return (rows * batch.query_mask).sum(dim=-1) / batch.query_mask.sum(dim=-1)
+
+
+def _make_loader(
+    estimator: FewShotEstimator, tasks: TaskSet | StreamTasks, *, reset: bool
+) -> TaskLoader:
+    """Return a loader that checks features as scikit-learn does."""
+    classifier = estimator._estimator_type_is_classifier
+    if isinstance(tasks, IndexedTaskSet):
+        tasks.check_data(classifier=classifier)
+    if reset:
+        # scikit-learn compares later features with those of the first rows that it sees.
+        first = tasks.X[:2] if isinstance(tasks, IndexedTaskSet) else None
+        if first is None:
+            head = tasks.head(1)[0] if isinstance(tasks, StreamTasks) else tasks[0]
+            first = head.X_support
+        estimator._check_rows(first, reset=True, ensure_all_finite=False)
+    shape: list[tuple[int, ...]] = []
+
+    def read_rows(X: Any) -> Any:
+        plain = type(X) is np.ndarray and X.dtype.kind in "fiub" and X.ndim > 1
+        if not (plain and X.shape[1:] in shape and bool(np.isfinite(X).all())):
+            finite = not is_memory_mapped(X)
+            X = estimator._check_rows(X, reset=False, ensure_all_finite=finite)
+        if not shape:
+            shape.append(X.shape[1:])
+        if X.shape[1:] != shape[0]:
+            raise ValueError(
+                f"a row of X must have the shape {shape[0]} as in the tasks before, "
+                f"got {X.shape[1:]}."
+            )
+        return X
+
+    maker = estimator._tensor_maker()
+    return TaskLoader(tasks, maker, read_rows=read_rows, classifier=classifier)
+
+
+def encode_support(
+    meta: MetaState, learner: Learner, make: TensorMaker, y: NDArray[Any]
+) -> tuple[torch.Tensor, Columns | RealTargets]:
+    """Return the labels of one support set as [1, S, C], and what turns outputs back."""
+    if isinstance(meta.targets, RealTargets):
+        n_outputs = 1 if y.ndim == 1 else y.shape[1]
+        if n_outputs != meta.spec.n_outputs:
+            raise ValueError(
+                f"y must have {meta.spec.n_outputs} column(s) as in meta-training, got {n_outputs}."
+            )
+        targets = replace(meta.targets, single=y.ndim == 1)
+        return make.features(targets.encode(y)).unsqueeze(0), targets
+    codes, _, columns = meta.targets.encode(y, None, where="the support set")
+    n_columns = meta.targets.width([columns])
+    return make.one_hot(codes[None], None, n_columns), columns
+
+
+def predict_tasks(
+    estimator: FewShotEstimator, meta: MetaState, tasks: TaskSet, method: str
+) -> list[NDArray[Any]]:
+    """Adapt to and predict every task, in batches of tasks of like size."""
+    learner = estimator._current_learner(meta)
+    loader = _make_loader(estimator, tasks, reset=False)
+    loader.targets = meta.targets
+    predictions: list[Any] = [None] * len(tasks)
+    for numbers, batch, columns in loader.in_order(with_query_labels=False):
+        with torch.no_grad():
+            state = learner.adapt(batch.x_support, batch.y_support, batch.support_mask)
+            outputs = learner.predict(state, batch.x_query).double().cpu().numpy()
+        lengths = [outputs.shape[1]] * len(numbers)
+        if batch.query_mask is not None:
+            lengths = batch.query_mask.sum(dim=1).tolist()
+        decoders = columns or [meta.targets] * len(numbers)
+        for i, raw, length, decoder in zip(numbers, outputs, lengths, decoders, strict=True):
+            predictions[i] = estimator._decode(raw[:length], decoder, method)
+    return predictions

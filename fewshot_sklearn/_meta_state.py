@@ -1,0 +1,107 @@
+"""What meta-training learned, kept apart from the estimator that shows it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ._training import TrainingLog
+from .nn import BackboneSpec, Learner
+from .tasks._targets import ClassTargets, RealTargets
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What a learner has to know about the tasks before it is made.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+        Shape of one row of X.
+    n_outputs : int
+        The largest number of classes of a task, or the number of targets.
+    shared_classes : bool
+        Whether a label means the same in every task; False in regression.
+    """
+
+    input_shape: tuple[int, ...]
+    n_outputs: int
+    shared_classes: bool
+
+
+@dataclass(frozen=True)
+class MetaState:
+    """The result of meta-training. Clones of an estimator share one; nobody changes it.
+
+    Attributes
+    ----------
+    spec : TaskSpec
+    learner : Learner
+        In evaluation mode.
+    log : TrainingLog
+    targets : ClassTargets or RealTargets
+    parameters : dict
+        The estimator's parameters as they were.
+    features : dict
+        ``n_features_in_`` and, where known, ``feature_names_in_``.
+    n_epochs : int
+        Visits of every task so far.
+    from_fit : bool
+        Whether a plain ``fit`` made it, to which it then belongs.
+    """
+
+    spec: TaskSpec
+    learner: Learner
+    log: TrainingLog
+    targets: ClassTargets | RealTargets
+    parameters: Mapping[str, Any]
+    features: Mapping[str, Any]
+    n_epochs: int = 0
+    from_fit: bool = False
+
+    def on(self, device: torch.device) -> MetaState:
+        """Return the same state with its tensors on ``device``."""
+        tensors = [*self.learner.parameters(), *self.learner.buffers()]
+        if all(t.device == device for t in tensors):
+            return self
+        return replace(self, learner=copy.deepcopy(self.learner).to(device))
+
+
+def snapshot_parameters(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters such that a later change of a specification does not reach them."""
+    return {k: copy.copy(v) if isinstance(v, BackboneSpec) else v for k, v in values.items()}
+
+
+def changed_parameters(
+    now: Mapping[str, Any], then: Mapping[str, Any], names: Iterable[str]
+) -> list[str]:
+    """Return which of the named parameters differ."""
+    return [name for name in names if not _same(now[name], then[name])]
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and bool(np.all(a == b)))
+
+
+def target_scale(ys: list[NDArray[Any]], *, normalize: bool) -> RealTargets:
+    """Return the standardisation of the targets of some tasks.
+
+    Parameters
+    ----------
+    ys : list of ndarray of shape (n,) or (n, n_outputs)
+    normalize : bool
+        False leaves targets as they are.
+    """
+    single = ys[0].ndim == 1
+    pooled = np.concatenate([np.asarray(y, dtype=np.float64).reshape(len(y), -1) for y in ys])
+    n_outputs = pooled.shape[1]
+    if not normalize:
+        return RealTargets(np.zeros(n_outputs), np.ones(n_outputs), single)
+    scale = pooled.std(axis=0)
+    return RealTargets(pooled.mean(axis=0), np.where(scale > 0, scale, 1.0), single)

@@ -1,0 +1,543 @@
+"""The shell: everything of a few-shot method that scikit-learn and the user see."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from . import _meta_fitting as meta_fitting
+from . import persistence
+from ._meta_state import (
+    MetaState,
+    TaskSpec,
+    changed_parameters,
+    snapshot_parameters,
+    target_scale,
+)
+from ._training import IterationHook
+from .nn import Learner, build_backbone
+from .tasks import as_task_set
+from .tasks._batch import TensorMaker
+from .tasks._targets import ClassTargets, Columns, RealTargets
+from .utils._docs import insert_shared_docs
+from .utils._sklearn import (
+    Integral,
+    Interval,
+    Real,
+    StrOptions,
+    _clone_parametrized,
+    estimator_html_repr,
+)
+from .utils._tags import FewShotTags
+
+__all__ = ["FewShotClassifier", "FewShotEstimator", "FewShotRegressor", "TaskSpec"]
+
+_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+_QUERY_ROWS = 1024
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
+    """Base class of all few-shot estimators.
+
+    A method derives from :class:`FewShotClassifier` or :class:`FewShotRegressor`, declares its
+    parameters as dataclass fields and implements ``_make_learner(spec)``.
+
+    Parameters
+    ----------
+    %(shared_parameters)s
+    """
+
+    backbone: Any = None
+    max_iter: int = 500
+    max_time: float | None = None
+    meta_batch_size: int = 8
+    meta_optimizer: str = "adam"
+    meta_learning_rate: float = 1e-3
+    schedule: str = "constant"
+    clip_norm: float | None = 10.0
+    early_stopping: bool = False
+    validation_interval: int = 50
+    n_iter_no_change: int = 10
+    tol: float = 1e-4
+    warm_start: bool = False
+    precision: str = "float32"
+    device: Any = "auto"
+    random_state: Any = None
+    verbose: int = 0
+
+    _adaptation_parameters: ClassVar[frozenset[str]] = frozenset(
+        {"device", "random_state", "verbose", "warm_start"}
+    )
+    _training_parameters: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_iter", "max_time", "meta_batch_size", "meta_learning_rate", "schedule",
+            "clip_norm", "early_stopping", "validation_interval", "n_iter_no_change", "tol",
+        }
+    )  # fmt: skip
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "meta_batch_size": [Interval(Integral, 1, None, closed="left")],
+        "meta_optimizer": [StrOptions({"adam", "sgd", "rmsprop"})],
+        "meta_learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "schedule": [StrOptions({"constant", "linear", "step", "one_cycle"})],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping": ["boolean"],
+        "validation_interval": [Interval(Integral, 1, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "precision": [StrOptions(set(_DTYPES))],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        insert_shared_docs(cls)
+
+    # ------------------------------------------------------------------ what a method writes
+
+    @abstractmethod
+    def _make_learner(self, spec: TaskSpec) -> Learner:
+        """Return a new learner for tasks of this kind."""
+
+    def _build_backbone(self, input_shape: tuple[int, ...]) -> torch.nn.Module:
+        """Return a new network from the ``backbone`` parameter."""
+        return build_backbone(self.backbone, input_shape)
+
+    def __fewshot_tags__(self) -> FewShotTags:
+        """Return what the method promises beyond scikit-learn's tags."""
+        return FewShotTags()
+
+    # ------------------------------------------------------------------ meta-training
+
+    @with_callbacks
+    def meta_fit(self, tasks: Any, validation_tasks: Any = None) -> Self:
+        """Learn to learn from a sequence of tasks.
+
+        Parameters
+        ----------
+        tasks : TaskSet, list or iterable of tasks
+            Each a :class:`Task` or a tuple ``(X_support, y_support, X_query, y_query)``.
+        validation_tasks : like tasks, default=None
+            Tasks whose score decides which weights are kept.
+
+        Returns
+        -------
+        self : object
+            Meta-fitted, not fitted.
+
+        Raises
+        ------
+        TaskError
+            When a task cannot be used; the message names it.
+        MetaTrainingError
+            When the loss or a gradient is not finite. What was learned until then is kept.
+        """
+        self._validate_params()
+        known = self._user_meta() if self.warm_start else None
+        return self._meta_fit(tasks, validation_tasks, known)
+
+    @with_callbacks
+    def partial_meta_fit(self, tasks: Any, validation_tasks: Any = None) -> Self:
+        """Take ``max_iter`` more meta-iterations from what is there, optimizer state included.
+
+        Parameters
+        ----------
+        tasks, validation_tasks : as in :meth:`meta_fit`
+
+        Returns
+        -------
+        self : object
+        """
+        self._validate_params()
+        return self._meta_fit(tasks, validation_tasks, self._user_meta())
+
+    def _meta_fit(self, tasks: Any, validation_tasks: Any, known: MetaState | None) -> Self:
+        if known is not None:
+            self._check_unchanged(known, except_for=self._training_parameters)
+        vars(self).pop("_adapted", None)
+        tasks = as_task_set(tasks)
+        if validation_tasks is not None:
+            validation_tasks = as_task_set(validation_tasks)
+        with self._callback_task("meta_fit", self.max_iter) as hook:
+            meta_fitting.meta_fit(self, tasks, validation_tasks, known, hook=hook)
+        return self
+
+    def _user_meta(self) -> MetaState | None:
+        """Return what ``meta_fit`` learned; what a plain ``fit`` learned belongs to that fit."""
+        meta: MetaState | None = vars(self).get("_meta")
+        return None if meta is None or meta.from_fit else meta
+
+    def _publish(self, meta: MetaState) -> None:
+        """Make a meta state this estimator's and show it in public attributes."""
+        self._meta = meta
+        vars(self).update(meta.features)
+        self.n_meta_iter_ = self.n_iter_ = meta.log.n_iter
+        self.meta_loss_curve_ = meta.log.losses
+        self.validation_scores_ = meta.log.validation_scores
+
+    # ------------------------------------------------------------------ one task
+
+    @with_callbacks
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Learn one task.
+
+        A meta-fitted estimator adapts to the support set and keeps what it meta-learned. A new
+        estimator first meta-trains on episodes cut from (X, y), then adapts to all of it.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of shape (n_support, n_features), or n-D array
+            The support set's rows.
+        y : array-like of shape (n_support,)
+            Their labels. Regressors take several columns too.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            When a parameter that meta-training depends on was changed after ``meta_fit``, or
+            the data do not fit what was meta-trained.
+        """
+        self._validate_params()
+        meta = self._user_meta()
+        if meta is not None:
+            self._check_unchanged(meta)
+        X, y = self._check_support(X, y, reset=meta is None)
+        with self._callback_task("fit", self.max_iter if meta is None else 0) as hook:
+            if meta is None:
+                meta_fitting.fit_from_scratch(self, X, y, hook=hook)
+                meta = self._meta
+            self._adapt(meta, X, y)
+        return self
+
+    def _adapt(self, meta: MetaState, X: Any, y: NDArray[Any]) -> None:
+        """Learn one task from a checked support set."""
+        if X.shape[1:] != meta.spec.input_shape:
+            raise ValueError(
+                f"a row of X must have the shape {meta.spec.input_shape} as in meta_fit, "
+                f"got {tuple(X.shape[1:])}."
+            )
+        learner = self._current_learner(meta)
+        make = self._tensor_maker()
+        target, decoder = meta_fitting.encode_support(meta, learner, make, y)
+        with torch.no_grad():
+            state = learner.adapt(make.features(X).unsqueeze(0), target, None)
+        self._adapted = (learner, state, decoder)
+
+    def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the raw outputs [n_queries, C] of the adapted learner."""
+        if "_adapted" not in vars(self):
+            self._raise_not_fitted()
+        X = self._check_rows(X, reset=False)
+        learner, state, _ = self._adapted
+        make = TensorMaker(next(iter(state.values())).device, _DTYPES[self.precision])
+        with torch.no_grad():
+            parts = [
+                learner.predict(state, make.features(X[i : i + _QUERY_ROWS]).unsqueeze(0))[0]
+                for i in range(0, X.shape[0], _QUERY_ROWS)
+            ]
+        return torch.cat(parts).double().cpu().numpy()
+
+    def _raise_not_fitted(self) -> None:
+        name = type(self).__name__
+        meta_fitted = self._user_meta() is not None
+        raise NotFittedError(
+            f"this {name} instance is {'meta-fitted but ' if meta_fitted else ''}not fitted yet; "
+            "call fit(X_support, y_support) with the task's labelled rows first."
+        )
+
+    def predict_tasks(self, tasks: Any, *, method: str = "predict") -> list[NDArray[Any]]:
+        """Adapt to each task and predict its query set, many tasks at once.
+
+        Parameters
+        ----------
+        tasks : TaskSet or list of tasks
+        method : {"predict", "predict_proba", "decision_function"}, default="predict"
+
+        Returns
+        -------
+        predictions : list of ndarray
+            For each task what ``fit(X_support, y_support)`` and ``method(X_query)`` give, to
+            rounding. The estimator itself stays as it is.
+
+        Raises
+        ------
+        NotFittedError
+            When the estimator is not meta-fitted.
+        """
+        meta = self._user_meta()
+        if meta is None:
+            raise NotFittedError(
+                f"predict_tasks needs a meta-fitted {type(self).__name__}; call meta_fit first."
+            )
+        self._check_unchanged(meta)
+        return meta_fitting.predict_tasks(self, meta, as_task_set(tasks), method)
+
+    # ------------------------------------------------------------------ checks of parameters and data
+
+    def _parameters(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def _check_unchanged(
+        self, meta: MetaState, except_for: frozenset[str] = frozenset()
+    ) -> None:
+        names = meta.parameters.keys() - self._adaptation_parameters - except_for
+        changed = changed_parameters(self._parameters(), meta.parameters, sorted(names))
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"{name}={getattr(self, name)!r} was changed after meta_fit, which learned with "
+                f"{name}={meta.parameters[name]!r}; call meta_fit again, or set it back."
+            )
+
+    def _current_learner(self, meta: MetaState) -> Learner:
+        """Return the meta-trained learner with this estimator's adaptation parameters."""
+        meta = meta.on(self._torch_device())
+        own = self._adaptation_parameters - FewShotEstimator._adaptation_parameters
+        if not changed_parameters(self._parameters(), meta.parameters, own):
+            return meta.learner
+        with torch.random.fork_rng(devices=[]):
+            learner = self._make_learner(meta.spec)
+        learner.load_state_dict(meta.learner.state_dict(), assign=True)
+        return learner.requires_grad_(False).eval()
+
+    def _torch_device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _tensor_maker(self) -> TensorMaker:
+        return TensorMaker(self._torch_device(), _DTYPES[self.precision])
+
+    def _check_rows(self, X: Any, *, reset: bool, **options: Any) -> Any:
+        options = {"accept_sparse": "csr", "allow_nd": True, "dtype": "numeric"} | options
+        return validate_data(self, X, reset=reset, **options)
+
+    @abstractmethod
+    def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
+        """Return checked rows and labels."""
+
+    @abstractmethod
+    def _describe_targets(
+        self, input_shape: tuple[int, ...], ys: list[NDArray[Any]], shared_classes: bool
+    ) -> tuple[TaskSpec, ClassTargets | RealTargets]:
+        """Return what some tasks' labels say of all tasks."""
+
+    @abstractmethod
+    def _decode(self, raw: NDArray[np.float64], decoder: Any, method: str) -> NDArray[Any]:
+        """Turn raw outputs [Q, C] into what ``method`` returns."""
+
+    @contextmanager
+    def _callback_task(self, name: str, max_subtasks: int) -> Iterator[IterationHook | None]:
+        """Announce a fit to scikit-learn's callbacks; yield what announces each iteration."""
+        root = self._init_callback_context(task_name=name, max_subtasks=max_subtasks)
+        root.call_on_fit_task_begin(estimator=self)
+
+        @contextmanager
+        def around(iteration: int) -> Iterator[Callable[[], bool]]:
+            step = root.subcontext(task_name="meta-iteration")
+            step.call_on_fit_task_begin(estimator=self)
+            yield lambda: step.call_on_fit_task_end(estimator=self)
+
+        yield around if hasattr(self, "_skl_callbacks") else None
+        root.call_on_fit_task_end(estimator=self)
+
+    # ------------------------------------------------------------------ scikit-learn's protocols
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_adapted" in vars(self)
+
+    def __sklearn_clone__(self) -> Self:
+        clone: Self = _clone_parametrized(self)
+        meta = self._user_meta()
+        if meta is not None:
+            # The clone's nn.Module parameters are copies: compare later changes with those.
+            changed = changed_parameters(self._parameters(), meta.parameters, meta.parameters)
+            now = snapshot_parameters(clone._parameters())
+            kept = {name: meta.parameters[name] for name in changed}
+            clone._publish(replace(meta, parameters=now | kept))
+        return clone
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        cpu = torch.device("cpu")
+        if state.get("_meta") is not None:
+            state["_meta"] = state["_meta"].on(cpu)
+        if "_adapted" in state:
+            learner, tensors, columns = state["_adapted"]
+            device = next(iter(tensors.values())).device
+            if device != cpu:
+                tensors = {name: t.to(cpu) for name, t in tensors.items()}
+                learner = replace(self._meta, learner=learner).on(cpu).learner
+                state["_adapted"] = (learner, tensors, columns)
+        return state
+
+    def _html_repr(self) -> str:
+        html = estimator_html_repr(self)
+        status = "New" if self._user_meta() is None else "Meta-fitted"
+        return html.replace("<span>Not fitted</span>", f"<span>{status}</span>", 1)
+
+    def save(self, path: Any) -> None:
+        """Write the meta-fitted estimator to a file that holds no code.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A safetensors file with the parameters as JSON in its header; read it with
+            :func:`fewshot_sklearn.load`. Needs the extra ``save``.
+        """
+        persistence.save(self, path)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FewShotClassifier(ClassifierMixin, FewShotEstimator):
+    """Base class of few-shot classifiers.
+
+    Parameters
+    ----------
+    %(shared_parameters)s
+    """
+
+    _estimator_type_is_classifier: ClassVar[bool] = True
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Predict the class of query rows.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of shape (n_queries, n_features), or n-D array
+
+        Returns
+        -------
+        y : ndarray of shape (n_queries,)
+            Labels of the support set.
+        """
+        return self._decode(self._outputs(X), self._adapted[2], "predict")
+
+    def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Predict the probability of each class.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of shape (n_queries, n_features), or n-D array
+
+        Returns
+        -------
+        probabilities : ndarray of shape (n_queries, n_classes)
+            In the order of ``classes_``.
+        """
+        return self._decode(self._outputs(X), self._adapted[2], "predict_proba")
+
+    def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the logit of each class.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of shape (n_queries, n_features), or n-D array
+
+        Returns
+        -------
+        scores : ndarray of shape (n_queries, n_classes), or (n_queries,) for two classes
+            For two classes the second logit minus the first.
+        """
+        return self._decode(self._outputs(X), self._adapted[2], "decision_function")
+
+    def _adapt(self, meta: MetaState, X: Any, y: NDArray[Any]) -> None:
+        super()._adapt(meta, X, y)
+        self.classes_ = self._adapted[2].classes
+
+    def _decode(self, raw: NDArray[np.float64], decoder: Columns, method: str) -> NDArray[Any]:
+        logits = raw[:, decoder.positions]
+        if method == "predict":
+            return decoder.classes[logits.argmax(axis=1)]
+        if method == "predict_proba":
+            return softmax(logits, axis=1)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, NDArray[Any]]:
+        X, y = self._check_rows(X, y=y, reset=reset)
+        check_classification_targets(y)
+        return X, y
+
+    def _describe_targets(
+        self, input_shape: tuple[int, ...], ys: list[NDArray[Any]], shared_classes: bool
+    ) -> tuple[TaskSpec, ClassTargets]:
+        labels = np.unique(np.concatenate(ys))
+        spec = TaskSpec(input_shape, len(labels), shared_classes)
+        return spec, ClassTargets(labels if shared_classes else None)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FewShotRegressor(RegressorMixin, FewShotEstimator):
+    """Base class of few-shot regressors.
+
+    Parameters
+    ----------
+    %(shared_parameters)s
+    %(regressor_parameters)s
+    """
+
+    normalize_y: bool = True
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **FewShotEstimator._parameter_constraints,
+        "normalize_y": ["boolean"],
+    }
+    _estimator_type_is_classifier: ClassVar[bool] = False
+
+    def predict(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Predict the target of query rows.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of shape (n_queries, n_features), or n-D array
+
+        Returns
+        -------
+        y : ndarray of shape (n_queries,) or (n_queries, n_outputs)
+            In the units of the support set's targets.
+        """
+        return self._decode(self._outputs(X), self._adapted[2], "predict")
+
+    def _decode(self, raw: NDArray[np.float64], decoder: RealTargets, method: str) -> NDArray[Any]:
+        return decoder.decode(raw)
+
+    def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, NDArray[Any]]:
+        return self._check_rows(X, y=y, reset=reset, multi_output=True, y_numeric=True)
+
+    def _describe_targets(
+        self, input_shape: tuple[int, ...], ys: list[NDArray[Any]], shared_classes: bool
+    ) -> tuple[TaskSpec, RealTargets]:
+        targets = target_scale(ys, normalize=self.normalize_y)
+        return TaskSpec(input_shape, len(targets.mean), False), targets
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags

@@ -1,0 +1,148 @@
+"""Pure tensor functions shared by the learners.
+
+Shape letters: T tasks, S support rows, Q query rows, C classes or outputs, D embedding width.
+A mask is a boolean tensor that is False on padding rows; ``None`` means that there are none.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_labels(y: Tensor, mask: Tensor | None) -> Tensor:
+    """Return ``y`` [T, S, C] with the padding rows set to zero."""
+    return y if mask is None else y * mask.unsqueeze(-1)
+
+
+def present_classes(y: Tensor, mask: Tensor | None) -> Tensor:
+    """Return which classes occur in the support set.
+
+    Parameters
+    ----------
+    y : Tensor of shape (T, S, C)
+        One-hot labels.
+    mask : Tensor of shape (T, S) or None
+        False on padding rows.
+
+    Returns
+    -------
+    present : bool Tensor of shape (T, C)
+    """
+    return masked_labels(y, mask).any(dim=-2)
+
+
+def mask_absent_classes(logits: Tensor, present: Tensor | None) -> Tensor:
+    """Give classes that a task does not have the lowest finite logit.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (T, Q, C)
+    present : bool Tensor of shape (T, C) or None
+        None means that every task has every class.
+    """
+    if present is None:
+        return logits
+    # A finite floor: zero times minus infinity would be NaN in second-order gradients.
+    return logits.masked_fill(~present.unsqueeze(-2), torch.finfo(logits.dtype).min / 2)
+
+
+def class_means(z: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    r"""Return the mean embedding of every class.
+
+    .. math:: c_k = \frac{\sum_i y_{ik} z_i}{\sum_i y_{ik}}
+
+    Parameters
+    ----------
+    z : Tensor of shape (T, S, D)
+    y : Tensor of shape (T, S, C)
+        One-hot labels.
+    mask : Tensor of shape (T, S) or None
+
+    Returns
+    -------
+    means : Tensor of shape (T, C, D)
+        Zero for a class without rows.
+    """
+    weights = masked_labels(y, mask)
+    counts = weights.sum(dim=-2).clamp_min(1)
+    return (weights.transpose(-1, -2) @ z) / counts.unsqueeze(-1)
+
+
+def pairwise_sqeuclidean(a: Tensor, b: Tensor) -> Tensor:
+    r"""Return :math:`\lVert a_q - b_k \rVert^2`.
+
+    Parameters
+    ----------
+    a : Tensor of shape (T, Q, D)
+    b : Tensor of shape (T, C, D)
+
+    Returns
+    -------
+    distances : Tensor of shape (T, Q, C)
+
+    Notes
+    -----
+    The difference is formed explicitly: the expansion ``a² - 2ab + b²`` loses every digit when
+    two far-away rows are close to each other, and C is small in few-shot tasks.
+    """
+    return (a.unsqueeze(-2) - b.unsqueeze(-3)).square().sum(dim=-1)
+
+
+def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine similarity of every row of ``a`` with every row of ``b``.
+
+    Parameters
+    ----------
+    a : Tensor of shape (T, Q, D)
+    b : Tensor of shape (T, C, D)
+
+    Returns
+    -------
+    similarities : Tensor of shape (T, Q, C)
+        Between -1 and 1; zero for a zero row.
+    """
+    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
+
+
+def task_mean(losses: Tensor, mask: Tensor | None) -> Tensor:
+    """Average losses [..., Q] over the rows of each task, padding left out: [...]."""
+    if mask is None:
+        return losses.mean(dim=-1)
+    # torch.where, not a product: a padding row may hold an infinite loss.
+    total = torch.where(mask, losses, 0.0).sum(dim=-1)
+    return total / mask.sum(dim=-1).clamp_min(1)
+
+
+def cross_entropy(logits: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """Return every task's mean cross-entropy.
+
+    Parameters
+    ----------
+    logits : Tensor of shape (..., Q, C)
+    y : Tensor of shape (..., Q, C)
+        One-hot labels.
+    mask : Tensor of shape (..., Q) or None
+
+    Returns
+    -------
+    losses : Tensor of shape (...)
+    """
+    losses = -(y * F.log_softmax(logits, dim=-1)).sum(dim=-1)
+    return task_mean(losses, mask)
+
+
+def squared_error(outputs: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    """Return every task's mean squared error, averaged over its C outputs.
+
+    Parameters
+    ----------
+    outputs, y : Tensor of shape (..., Q, C)
+    mask : Tensor of shape (..., Q) or None
+
+    Returns
+    -------
+    losses : Tensor of shape (...)
+    """
+    return task_mean((outputs - y).square().mean(dim=-1), mask)

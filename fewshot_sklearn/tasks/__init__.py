@@ -1,0 +1,20 @@
+"""Tasks: what meta-learning learns from. Numbers of rows, not copies of them."""
+
+from fewshot_sklearn.tasks._base import TaskSet
+from fewshot_sklearn.tasks._episodic import EpisodicTasks
+from fewshot_sklearn.tasks._grouped import GroupedTasks
+from fewshot_sklearn.tasks._indexed import IndexedTaskSet
+from fewshot_sklearn.tasks._list import TaskList
+from fewshot_sklearn.tasks._stream import StreamTasks, as_task_set
+from fewshot_sklearn.tasks._task import Task
+
+__all__ = [
+    "EpisodicTasks",
+    "GroupedTasks",
+    "IndexedTaskSet",
+    "StreamTasks",
+    "Task",
+    "TaskList",
+    "TaskSet",
+    "as_task_set",
+]

@@ -1,0 +1,382 @@
+"""The one door from numpy to torch: rows are gathered, padded, masked and put on the device."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fewshot_sklearn.exceptions import TaskError
+from fewshot_sklearn.tasks._base import TaskSet
+from fewshot_sklearn.tasks._episodic import EpisodicTasks
+from fewshot_sklearn.tasks._indexed import IndexedTaskSet
+from fewshot_sklearn.tasks._random import stream
+from fewshot_sklearn.tasks._rows import is_memory_mapped, n_rows
+from fewshot_sklearn.tasks._stream import StreamTasks
+from fewshot_sklearn.tasks._targets import ClassTargets, Columns, RealTargets
+from fewshot_sklearn.tasks._validation import as_task, check_targets, describe
+
+# Tasks that are sorted by size at a time, when all of them are gone through.
+_WINDOW = 1000
+
+ReadRows = Callable[[Any], Any]
+Targets = ClassTargets | RealTargets
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """A batch of tasks as padded tensors on one device.
+
+    Attributes
+    ----------
+    x_support, x_query : Tensor of shape (T, S, *) and (T, Q, *)
+        The rows' features.
+    y_support, y_query : Tensor of shape (T, S, C) and (T, Q, C)
+        One-hot labels or real targets; zero on padding rows.
+    support_mask, query_mask : bool Tensor of shape (T, S) and (T, Q), or None
+        False on padding rows; None when all tasks have the same size.
+    class_mask : bool Tensor of shape (T, C), or None
+        False for classes that a task does not have; None when every task has all of them
+        and in regression.
+    """
+
+    x_support: Tensor
+    y_support: Tensor
+    x_query: Tensor
+    y_query: Tensor
+    support_mask: Tensor | None = None
+    query_mask: Tensor | None = None
+    class_mask: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.x_support.shape[0])
+
+    def __getitem__(self, tasks: slice) -> TaskBatch:
+        """Return some of the tasks as a smaller batch."""
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: v if v is None else v[tasks] for k, v in parts.items()})
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One episode before it is stacked: its features are rows, or numbers of rows of a store."""
+
+    x_support: Any
+    y_support: NDArray[Any]
+    x_query: Any
+    y_query: NDArray[Any]
+    where: str
+
+
+def stack(arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Stack arrays [N_t, *] to [T, max N_t, *], zeros after the end, with the mask of real rows.
+
+    The mask is None when all have the same length.
+    """
+    lengths = [len(a) for a in arrays]
+    longest = max(lengths)
+    if min(lengths) == longest:
+        return np.stack(arrays), None
+    stacked = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[: len(array)] = array
+    return stacked, np.arange(longest) < np.array(lengths)[:, None]
+
+
+class TensorMaker:
+    """Turns numpy arrays into tensors of one device and dtype.
+
+    Parameters
+    ----------
+    device : torch.device
+    dtype : torch.dtype
+        Of the features and targets.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
+        self.device, self.dtype = device, dtype
+
+    def features(self, X: Any) -> Tensor:
+        """Return features [.., *] as a tensor; sparse rows become dense."""
+        X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+        if X.dtype.kind in "u" and X.dtype.itemsize > 1:
+            X = X.astype(np.int64)  # torch lacks most unsigned types
+        return torch.from_numpy(np.ascontiguousarray(X)).to(self.device, self.dtype)
+
+    def mask(self, mask: NDArray[np.bool_] | None) -> Tensor | None:
+        """Return a mask on the device."""
+        return None if mask is None else torch.from_numpy(mask).to(self.device)
+
+    def one_hot(self, codes: NDArray[np.int64], mask: Tensor | None, n_columns: int) -> Tensor:
+        """Return column numbers [T, N] as one-hot [T, N, C], zero on padding rows."""
+        columns = torch.from_numpy(codes).to(self.device).unsqueeze(-1)
+        y = torch.zeros(*codes.shape, n_columns, dtype=self.dtype, device=self.device)
+        y.scatter_(-1, columns, 1.0)
+        return y if mask is None else y * mask.unsqueeze(-1)
+
+    def class_mask(self, columns: list[Columns], n_columns: int) -> Tensor | None:
+        """Return which columns each task uses [T, C], or None when every task uses all."""
+        if all(len(c.positions) == n_columns for c in columns):
+            return None
+        mask = np.zeros((len(columns), n_columns), dtype=bool)
+        for row, c in zip(mask, columns, strict=True):
+            row[c.positions] = True
+        return self.mask(mask)
+
+
+class _RowStore:
+    """Features of a whole data set, from which batches of rows are gathered.
+
+    On a CPU rows are gathered by numpy where they lie, a memory map included; on another device
+    a data set that fits is sent there once.
+    """
+
+    def __init__(self, X: Any, make: TensorMaker, *, checked: bool) -> None:
+        self._make = make
+        self._checked = checked
+        dense = isinstance(X, np.ndarray) and not is_memory_mapped(X)
+        self._resident = None
+        if dense and make.device.type != "cpu" and X.nbytes <= _resident_bytes(make.device):
+            self._resident = torch.as_tensor(X, device=make.device)
+        self.X = X
+
+    def gather(self, rows: NDArray[np.int64]) -> Tensor:
+        """Return rows [T, N] as features [T, N, *]."""
+        if self._resident is not None:
+            picked = torch.from_numpy(rows).to(self._resident.device)
+            return self._resident[picked].to(self._make.dtype)
+        if hasattr(self.X, "toarray"):
+            x = self._make.features(self.X[rows.ravel()]).unflatten(0, rows.shape)
+        else:
+            x = self._make.features(self.X[rows])
+        if not self._checked and not bool(torch.isfinite(x).all()):
+            bad = rows[~torch.isfinite(x).flatten(2).all(dim=-1).cpu().numpy()]
+            raise TaskError(
+                f"X must be finite, but row {bad[0]} has NaN or infinite values; impute them or "
+                "leave these rows out."
+            )
+        return x
+
+
+def _resident_bytes(device: torch.device) -> int:
+    """Return how large a data set may be to be kept on the device: a quarter of what is free."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] // 4
+    return 2**30
+
+
+class TaskLoader:
+    """Makes batches of any kind of tasks.
+
+    Parameters
+    ----------
+    tasks : TaskSet or StreamTasks
+    make : TensorMaker
+    read_rows : callable
+        Turns features as users have them into an array or CSR matrix, or raises.
+    classifier : bool
+        Whether labels are classes.
+
+    Attributes
+    ----------
+    targets : ClassTargets or RealTargets
+        How labels become tensors; set it before the first batch.
+    n_drawn, n_skipped : int
+        Draws in training, and those of them that had one class.
+    """
+
+    targets: Targets
+
+    def __init__(
+        self, tasks: Any, make: TensorMaker, *, read_rows: ReadRows, classifier: bool
+    ) -> None:
+        self.tasks = tasks
+        self._make, self._read_rows, self._classifier = make, read_rows, classifier
+        self._store = None
+        if isinstance(tasks, IndexedTaskSet):
+            checked = not is_memory_mapped(tasks.X)
+            self._store = _RowStore(read_rows(tasks.X), make, checked=checked)
+        self.n_drawn = 0
+        self.n_skipped = 0
+
+    @property
+    def n_epochs(self) -> int:
+        """How often training has begun to go through the tasks."""
+        return 1 if isinstance(self.tasks, StreamTasks) else -(-self.n_drawn // len(self.tasks))
+
+    def input_shape(self, draw: Draw) -> tuple[int, ...]:
+        """Return the shape of one row of X."""
+        X = draw.x_support if self._store is None else self._store.X
+        return tuple(X.shape[1:])
+
+    def draw(self, i: int, visit: int = 0) -> Draw:
+        """Draw one visit of one task."""
+        if self._store is None:
+            return self.from_task(self.tasks.task(i, visit), i)
+        support, query = self.tasks.draw(i, visit)
+        y, row_of = self.tasks.y, self.tasks.row_of
+        rows = (support, query) if row_of is None else (row_of[support], row_of[query])
+        return Draw(rows[0], y[support], rows[1], y[query], where=f"task {i}")
+
+    def from_task(self, candidate: Any, i: int) -> Draw:
+        """Read a task that exists already."""
+        task = as_task(candidate, i)
+        where = describe(i, task.name)
+        x_support, x_query = self._read(task.X_support, where), self._read(task.X_query, where)
+        return Draw(x_support, np.asarray(task.y_support), x_query, np.asarray(task.y_query), where)
+
+    def _read(self, X: Any, where: str) -> Any:
+        try:
+            return self._read_rows(X)
+        except ValueError as error:
+            raise TaskError(f"{where}: {error}") from error
+
+    def collate(
+        self,
+        draws: Sequence[Draw],
+        *,
+        rng: np.random.Generator | None = None,
+        with_query_labels: bool = True,
+    ) -> tuple[TaskBatch, list[Columns] | None]:
+        """Stack draws to a batch; also return the tasks' columns (None in regression).
+
+        Parameters
+        ----------
+        draws : sequence of Draw
+        rng : Generator or None
+            Shuffles the columns of arbitrary labels; None keeps their sorted order.
+        with_query_labels : bool
+            False leaves the query's labels unread; the batch then has zeros for them.
+        """
+        make = self._make
+        x_support, support_mask = self._features([d.x_support for d in draws])
+        x_query, query_mask = self._features([d.x_query for d in draws])
+        if isinstance(self.targets, RealTargets):
+            y_support, y_query = (
+                make.features(stack([self.targets.encode(y) for y in ys])[0])
+                for ys in ([d.y_support for d in draws], [d.y_query for d in draws])
+            )
+            batch = TaskBatch(x_support, y_support, x_query, y_query, support_mask, query_mask)
+            return batch, None
+        encode = self.targets.encode
+        coded = [
+            encode(d.y_support, d.y_query if with_query_labels else None, where=d.where, rng=rng)
+            for d in draws
+        ]
+        columns = [c for _, _, c in coded]
+        n_columns = self.targets.width(columns)
+        y_support = make.one_hot(stack([s for s, _, _ in coded])[0], support_mask, n_columns)
+        query_codes = [np.zeros(0, np.int64) if q is None else q for _, q, _ in coded]
+        y_query = make.one_hot(stack(query_codes)[0], query_mask, n_columns)
+        class_mask = make.class_mask(columns, n_columns)
+        batch = TaskBatch(
+            x_support, y_support, x_query, y_query, support_mask, query_mask, class_mask
+        )
+        return batch, columns
+
+    def _features(self, parts: list[Any]) -> tuple[Tensor, Tensor | None]:
+        if self._store is not None:
+            rows, mask = stack(parts)
+            return self._store.gather(rows), self._make.mask(mask)
+        dense = [p.toarray() if hasattr(p, "toarray") else p for p in parts]
+        stacked, mask = stack(dense)
+        return self._make.features(stacked), self._make.mask(mask)
+
+    def batches(self, size: int, key: NDArray[np.uint64], first_epoch: int) -> Iterator[TaskBatch]:
+        """Yield training batches without end, every epoch in a new order with new draws.
+
+        Tasks with one class are passed over and counted in ``n_skipped``.
+
+        Parameters
+        ----------
+        size : int
+            Tasks a batch.
+        key : ndarray of shape (2,), dtype uint64
+            What the order and the columns of arbitrary labels are a function of.
+        first_epoch : int
+            The first visit of every task.
+
+        Raises
+        ------
+        TaskError
+            When a whole epoch has no task with two classes.
+        """
+        draws = self._learnable(self._visits(key, first_epoch))
+        for number in itertools.count():
+            rng = stream(key, number, 2 * first_epoch + 1)
+            yield self.collate(list(itertools.islice(draws, size)), rng=rng)[0]
+
+    def _visits(self, key: NDArray[np.uint64], first_epoch: int) -> Iterator[Draw]:
+        if isinstance(self.tasks, StreamTasks):
+            for i in itertools.count():
+                yield self.from_task(self.tasks.next_tasks(1)[0], i)
+        for epoch in itertools.count(first_epoch):
+            order = stream(key, epoch, 0).permutation(len(self.tasks))
+            for i in order.tolist():
+                yield self.draw(i, epoch)
+
+    def _learnable(self, draws: Iterator[Draw]) -> Iterator[Draw]:
+        n_in_a_row = 0
+        patience = len(self.tasks) if isinstance(self.tasks, TaskSet) else 1000
+        for draw in draws:
+            self.n_drawn += 1
+            y = draw.y_support
+            if self._classifier and (y == y[0]).all():
+                self.n_skipped += 1
+                n_in_a_row += 1
+                if n_in_a_row >= patience:
+                    raise TaskError(
+                        f"every task must be able to show at least two classes, but {n_in_a_row} "
+                        f"tasks in a row have one, {draw.where} the last; nothing can be learned."
+                    )
+                continue
+            n_in_a_row = 0
+            yield draw
+
+    def in_order(
+        self, *, most_rows: int = 4096, with_query_labels: bool = True
+    ) -> Iterator[tuple[list[int], TaskBatch, list[Columns] | None]]:
+        """Yield every task once at its first visit, tasks of like size together.
+
+        Each batch comes with the numbers of its tasks and their columns, and has about
+        ``most_rows`` rows.
+        """
+        for start in range(0, len(self.tasks), _WINDOW):
+            numbers = range(start, min(start + _WINDOW, len(self.tasks)))
+            draws = {i: self.draw(i) for i in numbers}
+            size = {i: (n_rows(d.x_support), n_rows(d.x_query)) for i, d in draws.items()}
+            pending: list[int] = []
+            for i in sorted(numbers, key=size.__getitem__):
+                if pending and (len(pending) + 1) * sum(size[i]) > most_rows:
+                    yield self._numbered(pending, draws, with_query_labels)
+                    pending = []
+                pending.append(i)
+            yield self._numbered(pending, draws, with_query_labels)
+
+    def _numbered(
+        self, numbers: list[int], draws: dict[int, Draw], with_query_labels: bool
+    ) -> tuple[list[int], TaskBatch, list[Columns] | None]:
+        chosen = [draws[i] for i in numbers]
+        return numbers, *self.collate(chosen, with_query_labels=with_query_labels)
+
+    def peek(self, n_tasks: int = 1000) -> list[Draw]:
+        """Draw up to ``n_tasks`` tasks, evenly spread, to see what their labels are like."""
+        if isinstance(self.tasks, StreamTasks):
+            head = self.tasks.head(min(n_tasks, 32))
+            return [self.from_task(task, i) for i, task in enumerate(head)]
+        n_all = len(self.tasks)
+        positions = np.linspace(0, n_all - 1, min(n_tasks, n_all)).astype(int)
+        return [self.draw(i) for i in positions.tolist()]
+
+
+    def largest_way(self, draws: Sequence[Draw]) -> int:
+        """Return how many classes a task has at most, judging by some draws."""
+        if isinstance(self.tasks, EpisodicTasks):
+            return self.tasks.max_way
+        return max(len(np.unique(d.y_support)) for d in draws)

@@ -1,0 +1,113 @@
+"""Counter-based randomness: the draws of (task, visit) depend on nothing drawn before."""
+
+import numbers
+
+import numpy as np
+from numpy.typing import NDArray
+
+RandomStateLike = int | np.random.RandomState | np.random.Generator | None
+
+# Up to this class size one sort of random keys for all classes is faster than a choice per class.
+_MAX_KEYS = 256
+
+
+def resolve_random_state(random_state: RandomStateLike) -> tuple[int | None, NDArray[np.uint64]]:
+    """Turn a ``random_state`` into what a task set remembers of it and a 128-bit Philox key.
+
+    Parameters
+    ----------
+    random_state : int, RandomState, Generator or None
+        A generator instance is advanced by one draw; None takes fresh entropy from the system.
+
+    Returns
+    -------
+    remembered : int or None
+        The given or drawn seed; None if None was given.
+    key : ndarray of shape (2,), dtype uint64
+        The key of every stream.
+
+    Raises
+    ------
+    ValueError
+        If ``random_state`` is none of these or negative.
+    """
+    remembered: int | None
+    if random_state is None:
+        remembered = None
+    elif isinstance(random_state, np.random.RandomState):
+        remembered = int(random_state.randint(0, 2**63 - 1, dtype=np.int64))
+    elif isinstance(random_state, np.random.Generator):
+        remembered = int(random_state.integers(2**63 - 1))
+    elif isinstance(random_state, numbers.Integral) and random_state >= 0:
+        remembered = int(random_state)
+    else:
+        raise ValueError(
+            "random_state must be None, an int of at least 0, a numpy RandomState or a numpy "
+            f"Generator; got {random_state!r}."
+        )
+    key = np.random.SeedSequence(remembered).generate_state(2, np.uint64)
+    return remembered, key.astype(np.uint64, copy=False)
+
+
+def stream(key: NDArray[np.uint64], task_id: int, visit: int) -> np.random.Generator:
+    """Return the generator of one visit of one task.
+
+    The two upper words of Philox's 256-bit counter hold the task and the visit, so streams
+    cannot overlap before 2**128 draws.
+
+    Parameters
+    ----------
+    key : ndarray of shape (2,), dtype uint64
+        From `resolve_random_state`.
+    task_id : int
+        The task's original number.
+    visit : int
+        How often the task was visited before.
+
+    Returns
+    -------
+    Generator
+        A fresh generator at the start of its stream.
+
+    Raises
+    ------
+    ValueError
+        If ``visit`` is negative.
+    """
+    if visit < 0:
+        raise ValueError(f"visit must be at least 0, got {visit}; the first visit is 0.")
+    counter = np.array([0, 0, task_id, visit], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def draw_distinct(
+    rng: np.random.Generator, sizes: NDArray[np.int64], n_draws: int
+) -> NDArray[np.int64]:
+    """Draw without replacement from several ranges at once.
+
+    Parameters
+    ----------
+    rng : Generator
+        The source.
+    sizes : ndarray of shape (n_ranges,), dtype int64
+        Row ``c`` is drawn from ``range(sizes[c])``.
+    n_draws : int
+        How many of each.
+
+    Returns
+    -------
+    ndarray of shape (n_ranges, min(n_draws, sizes.max())), dtype int64
+        The first ``min(n_draws, sizes[c])`` entries of row ``c`` are distinct and in random order;
+        what follows them has no meaning.
+    """
+    largest = int(sizes.max())
+    n_draws = min(n_draws, largest)
+    if largest <= _MAX_KEYS:
+        keys = rng.random((len(sizes), largest))
+        keys[np.arange(largest) >= sizes[:, None]] = 2.0
+        return keys.argsort(axis=1)[:, :n_draws]
+    picks = np.zeros((len(sizes), n_draws), dtype=np.int64)
+    for row, size in zip(picks, sizes.tolist(), strict=True):
+        n = min(n_draws, size)
+        row[:n] = rng.choice(size, n, replace=False)
+    return picks

@@ -1,0 +1,135 @@
+"""Labels on their way to tensors and back: classes as columns, real targets standardised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fewshot_sklearn.exceptions import TaskError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which output column stands for which class of one task.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (n_classes,)
+        The labels of the support set, sorted.
+    positions : ndarray of shape (n_classes,), dtype int64
+        The column of each.
+    """
+
+    classes: NDArray[Any]
+    positions: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class ClassTargets:
+    """Class labels as numbers of output columns.
+
+    Parameters
+    ----------
+    shared : ndarray of shape (n_classes,) or None
+        The sorted labels that mean the same in every task and so keep their column; None when
+        labels are arbitrary per task.
+    n_columns : int or None
+        How many columns the learner's parameters fix; None when it takes any number.
+    """
+
+    shared: NDArray[Any] | None
+    n_columns: int | None = None
+
+    def encode(
+        self,
+        y_support: NDArray[Any],
+        y_query: NDArray[Any] | None,
+        *,
+        where: str,
+        rng: np.random.Generator | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, Columns]:
+        """Write the labels of one task as columns.
+
+        Parameters
+        ----------
+        y_support, y_query : ndarray of shape (S,) and (Q,), or None
+        where : str
+            How an error calls the task.
+        rng : Generator or None
+            Shuffles the columns of labels that are arbitrary; None keeps their sorted order.
+
+        Raises
+        ------
+        TaskError
+            If the query has a label that the support lacks, or the labels do not fit the columns.
+        """
+        classes, codes = np.unique(y_support, return_inverse=True)
+        positions = self._positions(classes, where)
+        if rng is not None and self.shared is None:
+            positions = rng.permutation(positions)
+        query = None
+        if y_query is not None:
+            found = np.searchsorted(classes, y_query).clip(max=len(classes) - 1)
+            known = classes[found] == y_query
+            if not np.all(known):
+                raise TaskError(
+                    f"{where}: the query set has the label {y_query[~known][0]!r}, which the "
+                    "support set lacks; add a support row of each class or leave these rows out."
+                )
+            query = positions[found]
+        return positions[codes], query, Columns(classes, positions)
+
+    def _positions(self, classes: NDArray[Any], where: str) -> NDArray[np.int64]:
+        if self.shared is not None:
+            known = np.isin(classes, self.shared)
+            if known.all():
+                return np.searchsorted(self.shared, classes)
+            if self.n_columns is not None:
+                raise TaskError(
+                    f"{where}: the label {classes[~known][0]!r} is not among the labels "
+                    f"{self.shared.tolist()} whose meaning was meta-trained; use the same labels, "
+                    "or meta-train on tasks whose labels are arbitrary."
+                )
+        if self.n_columns is not None and len(classes) > self.n_columns:
+            raise TaskError(
+                f"{where}: it has {len(classes)} classes, but the largest meta-training task had "
+                f"{self.n_columns} and this method fixes their number; meta-train on tasks with "
+                "as many classes, or use a method that takes any number."
+            )
+        return np.arange(len(classes))
+
+    def width(self, columns: list[Columns]) -> int:
+        """Return C, the number of columns that a batch of tasks needs."""
+        if self.n_columns is not None:
+            return self.n_columns
+        return 1 + max(int(c.positions.max()) for c in columns)
+
+
+@dataclass(frozen=True)
+class RealTargets:
+    """Real targets, standardised with what the meta-training tasks showed.
+
+    Parameters
+    ----------
+    mean, scale : ndarray of shape (n_outputs,)
+        Subtracted and divided by.
+    single : bool
+        Whether targets come as a vector rather than as a matrix of one or more columns.
+    """
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    single: bool
+
+    def encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
+        """Return targets [N] or [N, C] as standardised [N, C]."""
+        y = np.asarray(y, dtype=np.float64)
+        return ((y[:, None] if y.ndim == 1 else y) - self.mean) / self.scale
+
+    def decode(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return outputs [N, C] in the users' units and shape."""
+        y = outputs * self.scale + self.mean
+        return y[:, 0] if self.single else y

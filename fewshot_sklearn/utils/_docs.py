@@ -1,0 +1,80 @@
+"""Docstring text that every estimator shares, written once and inserted."""
+
+from __future__ import annotations
+
+import inspect
+
+SHARED = {
+    "shared_parameters": """\
+backbone : None, specification, nn.Module or callable, default=None
+    The network that embeds a row. None takes ``MLP()`` for flat rows and ``Conv4()`` for images,
+    unless the method says otherwise. A specification such as ``MLP(hidden_layer_sizes=(128,))``
+    has searchable parameters; an ``nn.Module`` is copied; a class or function is called with
+    the shape of one row.
+max_iter : int, default=500
+    Meta-iterations, each on one batch of tasks.
+max_time : float or None, default=None
+    Seconds after which meta-training stops if ``max_iter`` was not reached. The schedule
+    follows whichever is nearer.
+meta_batch_size : int, default=8
+    Tasks in a meta-iteration.
+meta_optimizer : {"adam", "sgd", "rmsprop"}, default="adam"
+    The optimizer of meta-training.
+meta_learning_rate : float, default=0.001
+    Its step size.
+schedule : {"constant", "linear", "step", "one_cycle"}, default="constant"
+    How the step size changes: not at all, falling to zero, halved after every tenth of
+    training, or rising for 30 % of it and then falling along a cosine.
+clip_norm : float or None, default=10.0
+    Largest norm of the meta-gradient; a longer one is scaled down. None never scales.
+early_stopping : bool, default=False
+    Stop when the validation score has not risen by ``tol`` for ``n_iter_no_change``
+    validations. Without ``validation_tasks`` a tenth of the tasks is held out.
+validation_interval : int, default=50
+    Meta-iterations between validations.
+n_iter_no_change : int, default=10
+    Validations without a gain before stopping.
+tol : float, default=0.0001
+    The smallest gain that counts.
+warm_start : bool, default=False
+    ``meta_fit`` continues from what was meta-learned before instead of starting anew.
+precision : {"float32", "float64", "bf16"}, default="float32"
+    Of the computation. "bf16" meta-trains in bfloat16 where that is safe.
+device : {"auto", "cpu", "cuda", "mps"} or torch.device, default="auto"
+    Where to compute. "auto" takes a CUDA device if there is one. An adaptation parameter.
+random_state : int, RandomState instance or None, default=None
+    Seeds initial weights, episodes and dropout. No global generator is touched. An adaptation
+    parameter.
+verbose : int, default=0
+    1 logs the meta-loss at every validation interval to the logger ``fewshot_sklearn``. An
+    adaptation parameter.""",
+    "regressor_parameters": """\
+normalize_y : bool, default=True
+    Standardise targets with the mean and scale of the meta-training tasks' targets.""",
+    "shared_attributes": """\
+n_features_in_ : int
+    Number of features, seen in ``meta_fit`` or ``fit``.
+feature_names_in_ : ndarray of shape (n_features_in_,)
+    Their names, where X was a DataFrame with string column names.
+n_meta_iter_ : int
+    Meta-iterations taken, over all calls that continued each other.
+n_iter_ : int
+    The same number, under scikit-learn's name.
+meta_loss_curve_ : list of float
+    The meta-loss of every meta-iteration.
+validation_scores_ : list of (int, float)
+    Meta-iteration and score of every validation: mean accuracy, or minus the mean squared
+    error of standardised targets. The weights with the best score are kept.""",
+    "classifier_attributes": """\
+classes_ : ndarray of shape (n_classes,)
+    The labels of the support set, sorted.""",
+}
+
+def insert_shared_docs(cls: type) -> None:
+    """Replace ``%(name)s`` in a class's docstring by the shared text of that name."""
+    if not cls.__doc__ or "%(" not in cls.__doc__:
+        return
+    doc = inspect.cleandoc(cls.__doc__)
+    for name, text in SHARED.items():
+        doc = doc.replace(f"%({name})s", text)
+    cls.__doc__ = doc

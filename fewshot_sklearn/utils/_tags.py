@@ -1,0 +1,24 @@
+"""What a few-shot method promises beyond scikit-learn's tags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class FewShotTags:
+    """Promises that the battery of checks holds an estimator to.
+
+    Parameters
+    ----------
+    order_dependent : bool, default=False
+        The order of the support rows may change the predictions.
+    permutes_classes : bool, default=True
+        Renaming the classes permutes the probabilities and changes nothing else.
+    transductive : bool, default=False
+        A prediction may depend on the other query rows.
+    """
+
+    order_dependent: bool = False
+    permutes_classes: bool = True
+    transductive: bool = False
