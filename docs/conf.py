@@ -87,12 +87,17 @@ def write_unreleased(app):
     target.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def escape_shapes(app, what, name, obj, options, lines):
-    """Keep the star of a shape such as [T, S, *] from opening an emphasis."""
-    lines[:] = [re.sub(r"(?<=, )\*(?=[\])])", r"\\*", line) for line in lines]
+def mend_docstring(app, what, name, obj, options, lines):
+    """Keep signs from acting as markup, and scikit-learn's references out of this documentation."""
+    for i, line in enumerate(lines):
+        line = re.sub(r"(?<=, )\*(?=[\])])", r"\\*", line)  # shape (T, S, *)
+        line = re.sub(r"(?<=shape \()(\w+)_(?=,)", r"\1\\_", line)  # shape (n_features_in_,)
+        if str(getattr(obj, "__module__", "")).startswith("sklearn."):
+            line = re.sub(r":\w+:`~?([^<`]+?)(?: <[^>]+>)?`", r"``\1``", line)
+        lines[i] = line
 
 
 def setup(app):
     """Register the changelog's builder and the docstrings' mender."""
     app.connect("builder-inited", write_unreleased)
-    app.connect("autodoc-process-docstring", escape_shapes, priority=1000)
+    app.connect("autodoc-process-docstring", mend_docstring, priority=1000)

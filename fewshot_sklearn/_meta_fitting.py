@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .base import FewShotEstimator
 
 # Episodes that a plain fit cuts from its rows.
-_MOST_SUPPORT_ROWS = 32
+_MOST_SUPPORT_ROWS = 16
 _MOST_QUERY_ROWS = 64
 
 
@@ -83,6 +83,7 @@ def fit_from_scratch(
     """Meta-train on episodes cut from one labelled data set, as a plain ``fit`` does."""
     classifier = estimator._estimator_type_is_classifier
     n_rows, n_classes = X.shape[0], len(np.unique(y)) if classifier else 1
+    most = max(_MOST_SUPPORT_ROWS, 2 * n_classes)
     fewest = max(n_classes, min(8, n_rows // 4), 1)
     if n_rows >= max(4, 2 * n_classes) and (n_classes > 1 or not classifier):
         seed = resolve_random_state(estimator.random_state)[1]
@@ -90,9 +91,9 @@ def fit_from_scratch(
             X,
             y,
             np.zeros(n_rows, dtype=int),
-            n_support=(fewest, max(fewest, min(_MOST_SUPPORT_ROWS, n_rows // 2))),
+            n_support=(fewest, max(fewest, min(most, n_rows // 2))),
             n_query=_MOST_QUERY_ROWS,
-            stratify=classifier,
+            stratify=True if classifier else None,
             random_state=int(seed[0] >> np.uint64(1)),
         )
         meta_fit(estimator, tasks, None, None, hook=hook, from_fit=True)

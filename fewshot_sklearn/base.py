@@ -47,6 +47,7 @@ __all__ = ["FewShotClassifier", "FewShotEstimator", "FewShotRegressor", "TaskSpe
 
 _DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 _QUERY_ROWS = 1024
+_ROW_BLOCK = 8
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -252,11 +253,15 @@ class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
         X = self._check_rows(X, reset=False)
         learner, state, _ = self._adapted
         make = TensorMaker(next(iter(state.values())).device, _DTYPES[self.precision])
+        parts = []
         with torch.no_grad():
-            parts = [
-                learner.predict(state, make.features(X[i : i + _QUERY_ROWS]).unsqueeze(0))[0]
-                for i in range(0, X.shape[0], _QUERY_ROWS)
-            ]
+            for i in range(0, X.shape[0], _QUERY_ROWS):
+                x = make.features(X[i : i + _QUERY_ROWS])
+                # Matrix products round a last, incomplete block of rows differently; padding to
+                # whole blocks makes a prediction the same bits whatever rows come with it.
+                n_rows = len(x)
+                x = torch.cat([x, x.new_zeros(-n_rows % _ROW_BLOCK, *x.shape[1:])])
+                parts.append(learner.predict(state, x.unsqueeze(0))[0, :n_rows])
         return torch.cat(parts).double().cpu().numpy()
 
     def _raise_not_fitted(self) -> None:
@@ -529,7 +534,8 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         return decoder.decode(raw)
 
     def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, NDArray[Any]]:
-        return self._check_rows(X, y=y, reset=reset, multi_output=True, y_numeric=True)
+        X, y = self._check_rows(X, y=y, reset=reset, multi_output=True, y_numeric=True)
+        return X, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _describe_targets(
         self, input_shape: tuple[int, ...], ys: list[NDArray[Any]], shared_classes: bool

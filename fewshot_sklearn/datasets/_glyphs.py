@@ -127,7 +127,7 @@ def load_glyphs(
     >>> glyphs.images.shape[1:], int(glyphs.data.max())
     ((28, 28), 1)
     >>> print(glyphs.target_names[glyphs.target[0]], glyphs.font_names[glyphs.font[0]])
-    ARMENIAN CAPITAL LETTER AYB DejaVuSans
+    ARMENIAN CAPITAL LETTER AYB DejaVuSerif-Bold
     """
     n_drawings = check_count("n_drawings", n_drawings)
     image_size = check_count("image_size", image_size, minimum=8)
@@ -214,4 +214,5 @@ def _place(
     shrink = np.minimum(1, _LARGEST / extent.max(axis=1, keepdims=True))
     room = np.minimum(_SHIFT, (_LARGEST - extent * shrink) / 2)
     offset = shift * room - (low + high) / 2 * shrink
-    return vertices * np.repeat(shrink, lengths, axis=0) + np.repeat(offset, lengths, axis=0)
+    scaled = vertices * np.repeat(shrink, lengths, axis=0)
+    return np.asarray(scaled + np.repeat(offset, lengths, axis=0))

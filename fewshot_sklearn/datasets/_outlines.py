@@ -106,7 +106,9 @@ class Sheet:
         n_cells, size, _ = self._shape
         # The canvas counts upwards from its lowest row, the images from the first.
         centre = np.column_stack([np.full(n_cells, 0.5), np.arange(n_cells, 0, -1) - 0.5])
-        on_canvas = (vertices + np.repeat(centre, lengths, axis=0)) * size
+        # On the grid of the rasteriser's 1/256 pixel, so that a cell's place does not change it.
+        within = np.rint(vertices * (256 * size)) / 256
+        on_canvas = within + np.repeat(centre * size, lengths, axis=0)
         self._renderer.clear()
         path = self._path(on_canvas, codes)
         self._renderer.draw_path(self._pen, path, self._identity, (0.0, 0.0, 0.0))
@@ -157,7 +159,7 @@ def _normalised(vertices: NDArray[np.float64], codes: NDArray[np.uint8]) -> NDAr
     vertices = vertices.copy()
     vertices[closing] = vertices[closing - 1]
     low, high = vertices.min(axis=0), vertices.max(axis=0)
-    return (vertices - (low + high) / 2) / (high - low).max()
+    return np.asarray((vertices - (low + high) / 2) / (high - low).max())
 
 
 def script_of(code_point: int) -> str | None:
@@ -212,7 +214,7 @@ def distinct_characters() -> tuple[tuple[int, ...], int]:
     return tuple(c for _, c in ranked if c in chosen), int((~kept).sum())
 
 
-def _overlap(shapes: list[list[Outline]], image_size: int = 28) -> NDArray[np.float32]:
+def _overlap(shapes: list[list[Outline]], image_size: int = 28) -> NDArray[np.floating]:
     """Return the overlap of each pair of characters: x.y / (x.x + y.y - x.y), mean over fonts."""
     sheet = Sheet(len(FONTS), image_size)
     images = np.empty((len(shapes), len(FONTS), image_size**2), dtype=np.float32)

@@ -125,7 +125,7 @@ class _MAMLEstimator(FewShotEstimator):
     """What MAML's classifier and regressor share."""
 
     n_inner_steps: int = 5
-    inner_learning_rate: float = 0.1
+    inner_learning_rate: float = 0.01
     first_order: bool = False
 
     _adaptation_parameters: ClassVar[frozenset[str]] = FewShotEstimator._adaptation_parameters | {
@@ -213,6 +213,7 @@ class MAMLClassifier(FewShotClassifier, _MAMLEstimator):
     """
 
     head: str = "auto"
+    inner_learning_rate: float = 0.1
 
     _parameter_constraints: ClassVar[dict] = {
         **_MAMLEstimator._parameter_constraints,
@@ -236,7 +237,7 @@ class MAMLRegressor(FewShotRegressor, _MAMLEstimator):
     n_inner_steps : int, default=5
         Gradient steps on the support set. An adaptation parameter: more steps may be taken after
         meta-training than in it.
-    inner_learning_rate : float, default=0.1
+    inner_learning_rate : float, default=0.01
         Their step size. An adaptation parameter.
     first_order : bool, default=False
         Leave the second derivatives out of the meta-gradient (FOMAML): cheaper, nearly as good.

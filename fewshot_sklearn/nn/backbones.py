@@ -75,7 +75,7 @@ class MLP(BackboneSpec):
 
     hidden_layer_sizes: tuple[int, ...] = (64, 64)
     activation: str = "relu"
-    norm: str | None = None
+    norm: str | None = "layer"
     dropout: float = 0.0
     embedding_size: int | None = None
 

@@ -64,7 +64,7 @@ class GroupedTasks(IndexedTaskSet):
     Raises
     ------
     ValueError
-        If no group is large enough, lengths differ or a count is out of range.
+        If no group is large enough, lengths differ or a parameter is out of range.
 
     See Also
     --------
@@ -117,6 +117,8 @@ class GroupedTasks(IndexedTaskSet):
         row_of: Any = None,
         random_state: RandomStateLike = None,
     ) -> None:
+        if not (stratify is None or isinstance(stratify, bool)):
+            raise ValueError(f"stratify must be True, False or None, got {stratify!r}.")
         X, y, row_of = check_data_set(X, y, row_of)
         coded = encode(groups, what="groups")
         if len(coded.codes) != y.shape[0]:
@@ -225,7 +227,7 @@ class GroupedTasks(IndexedTaskSet):
         *,
         task: Hashable,
         target: Any,
-        features: Sequence[Hashable] | None = None,
+        features: str | Sequence[Hashable] | None = None,
         **options: Any,
     ) -> Self:
         """Make tasks of a long table: a row per measurement, with a column that names its task.
@@ -238,7 +240,7 @@ class GroupedTasks(IndexedTaskSet):
             The column that says to which task a row belongs.
         target : str or list of str
             The column, or for regression columns, to predict. Rows where it is missing are dropped.
-        features : list of str or None, default=None
+        features : str, list of str or None, default=None
             The columns to learn from; None for all the others.
         **options
             The keyword parameters of `GroupedTasks`: ``n_support``, ``n_query``, ...
@@ -271,15 +273,18 @@ class GroupedTasks(IndexedTaskSet):
                 "GroupedTasks(X, y, groups)."
             )
         columns = list(df.columns)
-        targets = list(target) if isinstance(target, list) else [target]
+        targets = target if isinstance(target, list) else [target]
         used = [task, *targets]
         if features is None:
             features = [column for column in columns if column not in used]
+        elif isinstance(features, str):
+            features = [features]
         absent = [column for column in [*used, *features] if column not in columns]
         if absent or not features:
             problem = f"no column {absent[0]!r}" if absent else "no column left for features"
             raise ValueError(f"df has {problem}; its columns are {columns}.")
-        return cls(df[list(features)], df[target], df[task], **options)
+        y = df[targets if len(targets) > 1 else targets[0]]
+        return cls(df[list(features)], y, df[task], **options)
 
     @classmethod
     def from_wide(cls, X: Any, Y: Any, **options: Any) -> Self:
@@ -315,7 +320,6 @@ class GroupedTasks(IndexedTaskSet):
         >>> tasks.names.tolist(), tasks.n_left_out
         ([0, 2], 1)
         """
-        names = np.asarray(Y.columns if hasattr(Y, "columns") else range(np.shape(Y)[1]))
         values = np.asarray(Y)
         if values.ndim != 2 or values.shape[0] != np.shape(X)[0]:
             raise ValueError(
@@ -323,7 +327,8 @@ class GroupedTasks(IndexedTaskSet):
                 f"{values.shape} for {np.shape(X)[0]} rows of X."
             )
         tasks, rows = np.nonzero(~is_missing(Y).T)
-        coded = Coded(tasks, names)
+        names = Y.columns if hasattr(Y, "columns") else range(values.shape[1])
+        coded = Coded(tasks, np.asarray(names))
         return cls(X, values[rows, tasks], coded, row_of=options.pop("row_of", rows), **options)
 
     def __repr__(self) -> str:

@@ -32,10 +32,10 @@ class IndexedTaskSet(TaskSet):
         The data. Arrays, memory maps, DataFrames and CSR matrices are never copied.
     y : ndarray of shape (n_measurements,) or (n_measurements, n_outputs)
         The labels, none of them missing.
-    row_of : ndarray of shape (n_measurements,), dtype int64, or None, default=None
-        The row of X that each label belongs to.
     n_tasks : int
         The number of tasks.
+    row_of : ndarray of shape (n_measurements,), dtype int64, or None, default=None
+        The row of X that each label belongs to.
     names : sequence or None, default=None
         A name for every task; None for their numbers.
     shared_classes : bool, default=False
@@ -176,10 +176,20 @@ def check_data_set(X: Any, y: Any, row_of: Any = None) -> tuple[Any, Any, NDArra
     Raises
     ------
     ValueError
-        If the lengths differ, ``row_of`` holds numbers that are no rows, or X is one-dimensional.
+        If the lengths differ, ``row_of`` holds numbers that are no rows, X is one-dimensional,
+        or y is a single column.
     """
     X = as_rows(X)
     y = y if hasattr(y, "shape") else np.asarray(y, dtype=object)
+    if not (len(X.shape) and len(y.shape)):
+        raise ValueError(
+            f"X and y must be arrays with one entry for each row, got {_kind(X)} and {_kind(y)}."
+        )
+    if tuple(y.shape[1:]) == (1,):
+        raise ValueError(
+            f"y must have one dimension, or several columns to regress; got shape {y.shape}: pass "
+            "its single column, such as y.ravel()."
+        )
     if len(X.shape) == 1 and getattr(X, "dtype", np.dtype(object)).kind in "biufc":
         raise ValueError(
             f"X must have at least two dimensions, got shape {tuple(X.shape)}; use "
@@ -237,3 +247,8 @@ def drop_measurements(
         return as_labels(y), row_of, kept
     rows = np.flatnonzero(kept)
     return as_labels(take_rows(y, rows)), rows if row_of is None else row_of[rows], kept
+
+
+def _kind(member: Any) -> str:
+    """Return the name of a type, of the value itself where it stands alone."""
+    return type(member if member.shape else member[()]).__name__

@@ -29,6 +29,8 @@ class TaskList(TaskSet):
     ------
     TaskError
         If one of them is no task, is empty, or its rows and labels differ in number.
+    TypeError
+        If they are not iterable.
     ValueError
         If there are no tasks, or not one name for each.
 
@@ -56,6 +58,11 @@ class TaskList(TaskSet):
         shared_classes: bool | None = None,
         names: Sequence[Any] | None = None,
     ) -> None:
+        if not isinstance(tasks, Iterable):
+            raise TypeError(
+                "a TaskList is made of an iterable of tasks (X_support, y_support, X_query, "
+                f"y_query), got {type(tasks).__name__}."
+            )
         made = tuple(as_task(task, index) for index, task in enumerate(tasks))
         if not made:
             raise ValueError("a TaskList needs at least one task, got none.")

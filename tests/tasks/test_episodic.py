@@ -162,6 +162,10 @@ def test_bad_data_gets_a_sentence():
         EpisodicTasks(np.zeros((3, 1)), [0, 1])
     with pytest.raises(ValueError, match=r"use X.reshape\(-1, 1\)"):
         EpisodicTasks(np.zeros(3), [0, 1, 0])
+    with pytest.raises(ValueError, match="one entry for each row, got ndarray and NoneType"):
+        EpisodicTasks(np.zeros((3, 1)), None)
+    with pytest.raises(ValueError, match="one entry for each row, got NoneType and ndarray"):
+        EpisodicTasks(None, [0, 1])
     with pytest.raises(ValueError, match="y must hold class labels to cut episodes from"):
         EpisodicTasks(np.zeros((3, 1)), [0.5, 1, 0])
     with pytest.raises(ValueError, match="y must be of one type so that it can be sorted"):

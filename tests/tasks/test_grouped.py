@@ -163,6 +163,12 @@ def test_a_long_frame_keeps_its_names_and_types():
     np.testing.assert_array_equal(task.y_query, expected["active"].to_numpy(dtype=bool))
     only = GroupedTasks.from_frame(df, task="assay", target="active", features=["dose"])
     assert list(only[0].X_query.columns) == ["dose"]
+    several = GroupedTasks.from_frame(df, task="assay", target=["dose", "count"])
+    assert several[0].y_support.shape == (16, 2)
+    for one in ("dose", ["dose"]):
+        tasks = GroupedTasks.from_frame(df, task="assay", target=one, features="count")
+        assert tasks[0].y_support.shape == (16,)
+        assert tasks[0].X_support.shape == (16, 1)
 
 
 @pytest.mark.parametrize("as_frame", [True, False])
@@ -210,6 +216,10 @@ def test_tables_that_do_not_fit_get_a_sentence():
         GroupedTasks.from_frame(np.eye(2), task="c", target="a")
     with pytest.raises(ValueError, match=r"got shape \(2, 2\) for 3 rows of X"):
         GroupedTasks.from_wide(np.eye(3), np.eye(2))
+    with pytest.raises(ValueError, match=r"Y must have two dimensions .* got shape \(3,\)"):
+        GroupedTasks.from_wide(np.eye(3), [0, 1, 0])
+    with pytest.raises(ValueError, match=r"got shape \(3, 1\): pass its single column"):
+        GroupedTasks(np.eye(3), np.zeros((3, 1)), [0, 0, 0])
 
 
 @pytest.mark.parametrize(
@@ -221,6 +231,7 @@ def test_tables_that_do_not_fit_get_a_sentence():
         ({"groups": [0]}, "groups must have one entry for each entry of y; got 1 and 400"),
         ({"groups": np.zeros((400, 2))}, r"groups must have one dimension, got shape \(400, 2\)"),
         ({"groups": [np.nan] * 400}, "at least one group must have 17 rows .* got none"),
+        ({"stratify": "yes"}, "stratify must be True, False or None, got 'yes'"),
         ({"row_of": [0]}, r"one row number for each of the 400 entries of y; got shape \(1,\)"),
         ({"row_of": np.arange(1, 401)}, "row numbers of X, from 0 to 399; got 1 to 400"),
     ],

@@ -35,6 +35,8 @@ def test_an_empty_list_gets_a_sentence():
         TaskList([])
     with pytest.raises(ValueError, match="at least one task is needed, got an empty list"):
         as_task_set([])
+    with pytest.raises(TypeError, match=r"made of an iterable of tasks .* got NoneType"):
+        TaskList(None)
 
 
 def test_task_sets_and_lists_are_recognised():
