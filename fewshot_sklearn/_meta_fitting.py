@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Episodes that a plain fit cuts from its rows.
 _MOST_SUPPORT_ROWS = 16
-_MOST_QUERY_ROWS = 64
+_MOST_QUERY_ROWS = 16
 
 
 def meta_fit(
@@ -47,7 +47,7 @@ def meta_fit(
     key = resolve_random_state(estimator.random_state)[1]
     if estimator.early_stopping and validation_tasks is None:
         tasks, validation_tasks = _hold_out(tasks, key)
-    loader = _make_loader(estimator, tasks, reset=known is None)
+    loader = _make_loader(estimator, tasks, reset=known is None and not from_fit)
     with seeded(estimator, key, 0 if known is None else known.log.n_iter):
         meta = _start(estimator, loader, known, from_fit=from_fit)
         loader.targets = meta.targets

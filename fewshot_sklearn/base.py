@@ -245,6 +245,7 @@ class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
         with torch.no_grad():
             state = learner.adapt(make.features(X).unsqueeze(0), target, None)
         self._adapted = (learner, state, decoder)
+        self._fit_parameters = snapshot_parameters(self._parameters())
 
     def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
         """Return the raw outputs [n_queries, C] of the adapted learner."""

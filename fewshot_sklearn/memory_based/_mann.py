@@ -162,6 +162,7 @@ class MANNClassifier(FewShotClassifier):
     slot_size: int = 40
     n_read_heads: int = 4
     usage_decay: float = 0.99
+    meta_learning_rate: float = 3e-3
 
     _parameter_constraints: ClassVar[dict] = {
         **FewShotClassifier._parameter_constraints,

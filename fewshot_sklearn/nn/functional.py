@@ -103,7 +103,8 @@ def pairwise_cosine(a: Tensor, b: Tensor) -> Tensor:
     similarities : Tensor of shape (T, Q, C)
         Between -1 and 1; zero for a zero row.
     """
-    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).transpose(-1, -2)
+    norms = a.norm(dim=-1).unsqueeze(-1) * b.norm(dim=-1).unsqueeze(-2)
+    return (a @ b.transpose(-1, -2)) / norms.clamp_min(1e-8)
 
 
 def task_mean(losses: Tensor, mask: Tensor | None) -> Tensor:

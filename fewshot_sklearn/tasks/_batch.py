@@ -272,8 +272,10 @@ class TaskLoader:
         columns = [c for _, _, c in coded]
         n_columns = self.targets.width(columns)
         y_support = make.one_hot(stack([s for s, _, _ in coded])[0], support_mask, n_columns)
-        query_codes = [np.zeros(0, np.int64) if q is None else q for _, q, _ in coded]
-        y_query = make.one_hot(stack(query_codes)[0], query_mask, n_columns)
+        y_query = x_query.new_zeros(*x_query.shape[:2], n_columns)
+        query_codes = [q for _, q, _ in coded if q is not None]
+        if query_codes:
+            y_query = make.one_hot(stack(query_codes)[0], query_mask, n_columns)
         class_mask = make.class_mask(columns, n_columns)
         batch = TaskBatch(
             x_support, y_support, x_query, y_query, support_mask, query_mask, class_mask
@@ -373,7 +375,6 @@ class TaskLoader:
         n_all = len(self.tasks)
         positions = np.linspace(0, n_all - 1, min(n_tasks, n_all)).astype(int)
         return [self.draw(i) for i in positions.tolist()]
-
 
     def largest_way(self, draws: Sequence[Draw]) -> int:
         """Return how many classes a task has at most, judging by some draws."""

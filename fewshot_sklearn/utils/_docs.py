@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 SHARED = {
     "shared_parameters": """\
@@ -70,11 +71,24 @@ classes_ : ndarray of shape (n_classes,)
     The labels of the support set, sorted.""",
 }
 
+_DEFAULT = re.compile(r"^(?P<name>\w+) : (?P<type>.*), default=.*$", flags=re.MULTILINE)
+
+
 def insert_shared_docs(cls: type) -> None:
-    """Replace ``%(name)s`` in a class's docstring by the shared text of that name."""
+    """Replace ``%(name)s`` in a class's docstring by the shared text of that name.
+
+    The defaults that the text states are those of the class.
+    """
     if not cls.__doc__ or "%(" not in cls.__doc__:
         return
+
+    def with_default(match: re.Match[str]) -> str:
+        default = getattr(cls, match["name"])
+        shown = f'"{default}"' if isinstance(default, str) else repr(default)
+        return f"{match['name']} : {match['type']}, default={shown}"
+
     doc = inspect.cleandoc(cls.__doc__)
     for name, text in SHARED.items():
-        doc = doc.replace(f"%({name})s", text)
+        if f"%({name})s" in doc:
+            doc = doc.replace(f"%({name})s", _DEFAULT.sub(with_default, text))
     cls.__doc__ = doc

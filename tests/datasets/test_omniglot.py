@@ -24,7 +24,7 @@ def drawing(rng):
     """Draw a black stroke on white, 105 x 105."""
     pixels = np.full((105, 105), 255, dtype=np.uint8)
     start, stop = np.sort(rng.integers(10, 95, size=2))
-    pixels[start : stop + 3, 50:54] = 0
+    pixels[start : stop + 3, 44:62] = 0
     return pixels
 
 

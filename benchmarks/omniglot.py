@@ -1,0 +1,144 @@
+"""Few-shot accuracy on Omniglot: Vinyals split, rotations as classes, inductive.
+
+    python benchmarks/omniglot.py train protonet --max-time 4200
+    python benchmarks/omniglot.py test protonet
+
+``train`` writes the estimator that scored best on validation tasks to ``benchmarks/models``,
+``test`` evaluates it on test tasks and writes a JSON file to ``benchmarks/results``. The data is
+found as by ``fewshot_sklearn.datasets.fetch_omniglot``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import pickle
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fewshot_sklearn import Conv4, EpisodicTasks, MAMLClassifier, MANNClassifier, ProtoNetClassifier
+from fewshot_sklearn.datasets import fetch_omniglot
+
+HERE = Path(__file__).parent
+SEED = 0
+
+# Training episodes and estimator of each method. The schedules are shorter than the papers', so
+# that one CPU core can run them; what was run is written beside the figures.
+METHODS = {
+    "protonet": (
+        {"n_way": 30, "n_shot": 1, "n_query": 5},
+        ProtoNetClassifier(
+            backbone=Conv4(),
+            meta_batch_size=1,
+            meta_learning_rate=2e-3,
+            schedule="one_cycle",
+            validation_interval=500,
+        ),
+    ),
+    "maml": (
+        {"n_way": 5, "n_shot": 1, "n_query": 15},
+        MAMLClassifier(
+            backbone=Conv4(n_filters=32),
+            n_inner_steps=3,
+            inner_learning_rate=0.4,
+            first_order=True,
+            meta_batch_size=4,
+            schedule="one_cycle",
+            validation_interval=250,
+        ),
+    ),
+    "mann": (
+        {"n_way": 5, "n_shot": 9, "n_query": 1},
+        MANNClassifier(
+            meta_batch_size=16, schedule="one_cycle", clip_norm=10.0, validation_interval=500
+        ),
+    ),
+}
+TEST_EPISODES = {
+    "protonet": ((5, 1), (5, 5), (20, 1), (20, 5)),
+    "maml": ((5, 1), (5, 5)),
+    "mann": ((5, 1), (5, 4), (5, 9)),
+}
+
+
+def load(part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of one part of the split, rotations included."""
+    omniglot = fetch_omniglot(split="vinyals", rotations=True)
+    rows = np.isin(omniglot.target, omniglot[f"{part}_classes"])
+    return omniglot.data[rows], omniglot.target[rows]
+
+
+def train(method: str, options: argparse.Namespace) -> None:
+    """Meta-train one method and keep the estimator."""
+    episodes, estimator = METHODS[method]
+    tasks = EpisodicTasks(*load("train"), n_tasks=1_000_000, random_state=SEED, **episodes)
+    validation = EpisodicTasks(
+        *load("validation"), n_way=5, n_shot=1, n_query=5, n_tasks=300, random_state=SEED
+    )
+    estimator.set_params(
+        max_iter=options.max_iter, max_time=options.max_time, verbose=1, random_state=SEED
+    )
+    start = time.time()
+    estimator.meta_fit(tasks, validation_tasks=validation)
+    record = {"training_seconds": round(time.time() - start), "training_episodes": episodes}
+    (HERE / "models").mkdir(exist_ok=True)
+    (HERE / "models" / f"omniglot_{method}.pkl").write_bytes(pickle.dumps((estimator, record)))
+
+
+def test(method: str, options: argparse.Namespace) -> None:
+    """Evaluate a kept estimator on test tasks and record the figures."""
+    from fewshot_sklearn.model_selection import evaluate
+
+    estimator, record = pickle.loads((HERE / "models" / f"omniglot_{method}.pkl").read_bytes())
+    X, y = load("test")
+    figures = {}
+    for n_way, n_shot in TEST_EPISODES[method]:
+        tasks = EpisodicTasks(
+            X, y, n_way=n_way, n_shot=n_shot, n_query=options.n_query,
+            n_tasks=options.n_tasks, random_state=SEED + 1,
+        )  # fmt: skip
+        result = evaluate(estimator, tasks)
+        figures[f"{n_way}-way {n_shot}-shot"] = {
+            "accuracy": round(100 * result.mean, 2),
+            "ci95": round(100 * result.ci95, 2),
+        }
+        logging.info("%s %d-way %d-shot: %s", method, n_way, n_shot, result)
+    record |= {
+        "method": method,
+        "estimator": repr(estimator),
+        "data": "Omniglot, Vinyals split, 90-degree rotations as classes, test classes, inductive",
+        "figures": figures,
+        "n_tasks": options.n_tasks,
+        "n_query": options.n_query,
+        "n_meta_iter": estimator.n_meta_iter_,
+        "meta_loss_curve": [
+            [i, round(float(np.mean(estimator.meta_loss_curve_[max(0, i - 100) : i])), 4)]
+            for i in range(100, estimator.n_meta_iter_ + 1, max(100, estimator.n_meta_iter_ // 40))
+        ],
+        "validation_scores": [(i, round(s, 4)) for i, s in estimator.validation_scores_],
+        "seed": SEED,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    path = HERE / "results" / f"omniglot_{method}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["train", "test"])
+    parser.add_argument("method", choices=sorted(METHODS))
+    parser.add_argument("--max-iter", type=int, default=12_000)
+    parser.add_argument("--max-time", type=float, default=None)
+    parser.add_argument("--n-tasks", type=int, default=1000)
+    parser.add_argument("--n-query", type=int, default=15)
+    arguments = parser.parse_args()
+    {"train": train, "test": test}[arguments.action](arguments.method, arguments)
