@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._meta_state import MetaState, TaskSpec, snapshot_parameters
+from ._meta_state import MetaState, snapshot_parameters
 from ._training import IterationHook, TrainingLog, TrainingOptions, meta_train
 from .exceptions import NotMetaFittedWarning, SkippedTaskWarning
 from .nn import Learner
@@ -307,7 +307,7 @@ def predict_tasks(
         lengths = [outputs.shape[1]] * len(numbers)
         if batch.query_mask is not None:
             lengths = batch.query_mask.sum(dim=1).tolist()
-        decoders = columns or [meta.targets] * len(numbers)
+        decoders: list[Any] = columns or [meta.targets] * len(numbers)
         for i, raw, length, decoder in zip(numbers, outputs, lengths, decoders, strict=True):
             predictions[i] = estimator._decode(raw[:length], decoder, method)
     return predictions

@@ -20,7 +20,7 @@ from .nn import Learner
 from .tasks._batch import TaskBatch
 
 _LOGGER = logging.getLogger("fewshot_sklearn")
-_OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "sgd": torch.optim.SGD,
     "rmsprop": torch.optim.RMSprop,

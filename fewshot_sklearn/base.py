@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.callback import with_callbacks
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 
 from . import _meta_fitting as meta_fitting
-from . import persistence
 from ._meta_state import (
     MetaState,
     TaskSpec,
@@ -27,31 +24,22 @@ from ._meta_state import (
     snapshot_parameters,
     target_scale,
 )
-from ._training import IterationHook
+from ._parameters import DTYPES, SharedParameters
+from ._protocols import EstimatorProtocols
 from .nn import Learner, build_backbone
-from .tasks import as_task_set
+from .tasks import TaskSet, as_task_set
 from .tasks._batch import TensorMaker
-from .tasks._targets import ClassTargets, Columns, RealTargets
-from .utils._docs import insert_shared_docs
-from .utils._sklearn import (
-    Integral,
-    Interval,
-    Real,
-    StrOptions,
-    _clone_parametrized,
-    estimator_html_repr,
-)
+from .tasks._targets import ClassTargets, RealTargets
 from .utils._tags import FewShotTags
 
 __all__ = ["FewShotClassifier", "FewShotEstimator", "FewShotRegressor", "TaskSpec"]
 
-_DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
 _QUERY_ROWS = 1024
 _ROW_BLOCK = 8
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
+class FewShotEstimator(EstimatorProtocols):
     """Base class of all few-shot estimators.
 
     A method derives from :class:`FewShotClassifier` or :class:`FewShotRegressor`, declares its
@@ -61,56 +49,6 @@ class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
     ----------
     %(shared_parameters)s
     """
-
-    backbone: Any = None
-    max_iter: int = 500
-    max_time: float | None = None
-    meta_batch_size: int = 8
-    meta_optimizer: str = "adam"
-    meta_learning_rate: float = 1e-3
-    schedule: str = "constant"
-    clip_norm: float | None = 10.0
-    early_stopping: bool = False
-    validation_interval: int = 50
-    n_iter_no_change: int = 10
-    tol: float = 1e-4
-    warm_start: bool = False
-    precision: str = "float32"
-    device: Any = "auto"
-    random_state: Any = None
-    verbose: int = 0
-
-    _adaptation_parameters: ClassVar[frozenset[str]] = frozenset(
-        {"device", "random_state", "verbose", "warm_start"}
-    )
-    _training_parameters: ClassVar[frozenset[str]] = frozenset(
-        {
-            "max_iter", "max_time", "meta_batch_size", "meta_learning_rate", "schedule",
-            "clip_norm", "early_stopping", "validation_interval", "n_iter_no_change", "tol",
-        }
-    )  # fmt: skip
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "max_time": [Interval(Real, 0, None, closed="neither"), None],
-        "meta_batch_size": [Interval(Integral, 1, None, closed="left")],
-        "meta_optimizer": [StrOptions({"adam", "sgd", "rmsprop"})],
-        "meta_learning_rate": [Interval(Real, 0, None, closed="neither")],
-        "schedule": [StrOptions({"constant", "linear", "step", "one_cycle"})],
-        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "early_stopping": ["boolean"],
-        "validation_interval": [Interval(Integral, 1, None, closed="left")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "warm_start": ["boolean"],
-        "precision": [StrOptions(set(_DTYPES))],
-        "device": [str, torch.device],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        insert_shared_docs(cls)
 
     # ------------------------------------------------------------------ what a method writes
 
@@ -173,26 +111,13 @@ class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
     def _meta_fit(self, tasks: Any, validation_tasks: Any, known: MetaState | None) -> Self:
         if known is not None:
             self._check_unchanged(known, except_for=self._training_parameters)
-        vars(self).pop("_adapted", None)
+        self.__dict__.pop("_adapted", None)
         tasks = as_task_set(tasks)
         if validation_tasks is not None:
             validation_tasks = as_task_set(validation_tasks)
         with self._callback_task("meta_fit", self.max_iter) as hook:
             meta_fitting.meta_fit(self, tasks, validation_tasks, known, hook=hook)
         return self
-
-    def _user_meta(self) -> MetaState | None:
-        """Return what ``meta_fit`` learned; what a plain ``fit`` learned belongs to that fit."""
-        meta: MetaState | None = vars(self).get("_meta")
-        return None if meta is None or meta.from_fit else meta
-
-    def _publish(self, meta: MetaState) -> None:
-        """Make a meta state this estimator's and show it in public attributes."""
-        self._meta = meta
-        vars(self).update(meta.features)
-        self.n_meta_iter_ = self.n_iter_ = meta.log.n_iter
-        self.meta_loss_curve_ = meta.log.losses
-        self.validation_scores_ = meta.log.validation_scores
 
     # ------------------------------------------------------------------ one task
 
@@ -224,12 +149,12 @@ class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
         meta = self._user_meta()
         if meta is not None:
             self._check_unchanged(meta)
-        X, y = self._check_support(X, y, reset=meta is None)
+        rows, labels = self._check_support(X, y, reset=meta is None)
         with self._callback_task("fit", self.max_iter if meta is None else 0) as hook:
             if meta is None:
-                meta_fitting.fit_from_scratch(self, X, y, hook=hook)
+                meta_fitting.fit_from_scratch(self, rows, labels, hook=hook)
                 meta = self._meta
-            self._adapt(meta, X, y)
+            self._adapt(meta, rows, labels)
         return self
 
     def _adapt(self, meta: MetaState, X: Any, y: NDArray[Any]) -> None:
@@ -251,18 +176,18 @@ class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
         """Return the raw outputs [n_queries, C] of the adapted learner."""
         if "_adapted" not in vars(self):
             self._raise_not_fitted()
-        X = self._check_rows(X, reset=False)
+        rows = self._check_rows(X, reset=False)
         learner, state, _ = self._adapted
-        make = TensorMaker(next(iter(state.values())).device, _DTYPES[self.precision])
+        make = TensorMaker(next(iter(state.values())).device, DTYPES[self.precision])
         parts = []
         with torch.no_grad():
-            for i in range(0, X.shape[0], _QUERY_ROWS):
-                x = make.features(X[i : i + _QUERY_ROWS])
+            for i in range(0, rows.shape[0], _QUERY_ROWS):
+                x = make.features(rows[i : i + _QUERY_ROWS])
                 # Matrix products round a last, incomplete block of rows differently; padding to
                 # whole blocks makes a prediction the same bits whatever rows come with it.
-                n_rows = len(x)
-                x = torch.cat([x, x.new_zeros(-n_rows % _ROW_BLOCK, *x.shape[1:])])
-                parts.append(learner.predict(state, x.unsqueeze(0))[0, :n_rows])
+                n_real = len(x)
+                x = torch.cat([x, x.new_zeros(-n_real % _ROW_BLOCK, *x.shape[1:])])
+                parts.append(learner.predict(state, x.unsqueeze(0))[0, :n_real])
         return torch.cat(parts).double().cpu().numpy()
 
     def _raise_not_fitted(self) -> None:
@@ -298,43 +223,23 @@ class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
                 f"predict_tasks needs a meta-fitted {type(self).__name__}; call meta_fit first."
             )
         self._check_unchanged(meta)
-        return meta_fitting.predict_tasks(self, meta, as_task_set(tasks), method)
+        tasks = as_task_set(tasks)
+        if not isinstance(tasks, TaskSet):
+            raise TypeError("predict_tasks needs a sequence of tasks, got an iterator; list it.")
+        return meta_fitting.predict_tasks(self, meta, tasks, method)
 
-    # ------------------------------------------------------------------ checks of parameters and data
-
-    def _parameters(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    def _check_unchanged(
-        self, meta: MetaState, except_for: frozenset[str] = frozenset()
-    ) -> None:
-        names = meta.parameters.keys() - self._adaptation_parameters - except_for
-        changed = changed_parameters(self._parameters(), meta.parameters, sorted(names))
-        if changed:
-            name = changed[0]
-            raise ValueError(
-                f"{name}={getattr(self, name)!r} was changed after meta_fit, which learned with "
-                f"{name}={meta.parameters[name]!r}; call meta_fit again, or set it back."
-            )
+    # ------------------------------------------------------------------ parameters and data
 
     def _current_learner(self, meta: MetaState) -> Learner:
         """Return the meta-trained learner with this estimator's adaptation parameters."""
         meta = meta.on(self._torch_device())
-        own = self._adaptation_parameters - FewShotEstimator._adaptation_parameters
+        own = self._adaptation_parameters - SharedParameters._adaptation_parameters
         if not changed_parameters(self._parameters(), meta.parameters, own):
             return meta.learner
         with torch.random.fork_rng(devices=[]):
             learner = self._make_learner(meta.spec)
         learner.load_state_dict(meta.learner.state_dict(), assign=True)
         return learner.requires_grad_(False).eval()
-
-    def _torch_device(self) -> torch.device:
-        if self.device != "auto":
-            return torch.device(self.device)
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-    def _tensor_maker(self) -> TensorMaker:
-        return TensorMaker(self._torch_device(), _DTYPES[self.precision])
 
     def _check_rows(self, X: Any, *, reset: bool, **options: Any) -> Any:
         options = {"accept_sparse": "csr", "allow_nd": True, "dtype": "numeric"} | options
@@ -353,72 +258,6 @@ class FewShotEstimator(CallbackSupportMixin, BaseEstimator):
     @abstractmethod
     def _decode(self, raw: NDArray[np.float64], decoder: Any, method: str) -> NDArray[Any]:
         """Turn raw outputs [Q, C] into what ``method`` returns."""
-
-    @contextmanager
-    def _callback_task(self, name: str, max_subtasks: int) -> Iterator[IterationHook | None]:
-        """Announce a fit to scikit-learn's callbacks; yield what announces each iteration."""
-        root = self._init_callback_context(task_name=name, max_subtasks=max_subtasks)
-        root.call_on_fit_task_begin(estimator=self)
-
-        @contextmanager
-        def around(iteration: int) -> Iterator[Callable[[], bool]]:
-            step = root.subcontext(task_name="meta-iteration")
-            step.call_on_fit_task_begin(estimator=self)
-            yield lambda: step.call_on_fit_task_end(estimator=self)
-
-        yield around if hasattr(self, "_skl_callbacks") else None
-        root.call_on_fit_task_end(estimator=self)
-
-    # ------------------------------------------------------------------ scikit-learn's protocols
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return "_adapted" in vars(self)
-
-    def __sklearn_clone__(self) -> Self:
-        clone: Self = _clone_parametrized(self)
-        meta = self._user_meta()
-        if meta is not None:
-            # The clone's nn.Module parameters are copies: compare later changes with those.
-            changed = changed_parameters(self._parameters(), meta.parameters, meta.parameters)
-            now = snapshot_parameters(clone._parameters())
-            kept = {name: meta.parameters[name] for name in changed}
-            clone._publish(replace(meta, parameters=now | kept))
-        return clone
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.sparse = True
-        return tags
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        cpu = torch.device("cpu")
-        if state.get("_meta") is not None:
-            state["_meta"] = state["_meta"].on(cpu)
-        if "_adapted" in state:
-            learner, tensors, columns = state["_adapted"]
-            device = next(iter(tensors.values())).device
-            if device != cpu:
-                tensors = {name: t.to(cpu) for name, t in tensors.items()}
-                learner = replace(self._meta, learner=learner).on(cpu).learner
-                state["_adapted"] = (learner, tensors, columns)
-        return state
-
-    def _html_repr(self) -> str:
-        html = estimator_html_repr(self)
-        status = "New" if self._user_meta() is None else "Meta-fitted"
-        return html.replace("<span>Not fitted</span>", f"<span>{status}</span>", 1)
-
-    def save(self, path: Any) -> None:
-        """Write the meta-fitted estimator to a file that holds no code.
-
-        Parameters
-        ----------
-        path : str or path-like
-            A safetensors file with the parameters as JSON in its header; read it with
-            :func:`fewshot_sklearn.load`. Needs the extra ``save``.
-        """
-        persistence.save(self, path)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -476,9 +315,10 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
 
     def _adapt(self, meta: MetaState, X: Any, y: NDArray[Any]) -> None:
         super()._adapt(meta, X, y)
-        self.classes_ = self._adapted[2].classes
+        columns: Any = self._adapted[2]
+        self.classes_ = columns.classes
 
-    def _decode(self, raw: NDArray[np.float64], decoder: Columns, method: str) -> NDArray[Any]:
+    def _decode(self, raw: NDArray[np.float64], decoder: Any, method: str) -> NDArray[Any]:
         logits = raw[:, decoder.positions]
         if method == "predict":
             return decoder.classes[logits.argmax(axis=1)]
@@ -531,7 +371,7 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         """
         return self._decode(self._outputs(X), self._adapted[2], "predict")
 
-    def _decode(self, raw: NDArray[np.float64], decoder: RealTargets, method: str) -> NDArray[Any]:
+    def _decode(self, raw: NDArray[np.float64], decoder: Any, method: str) -> NDArray[Any]:
         return decoder.decode(raw)
 
     def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, NDArray[Any]]:

@@ -6,7 +6,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from fewshot_sklearn.utils.discovery import all_estimators
 from fewshot_sklearn.utils.estimator_checks import parametrize_with_fewshot_checks
 
-# Default configurations; only training is short.
+
 
 
 @parametrize_with_checks([cls(max_iter=30) for _, cls in all_estimators()])

@@ -712,11 +712,12 @@ def test_single_class_draws_are_skipped_and_counted(tasks):
 
 
 def test_skipped_draws_change_nothing_else(tasks):
+    """Nor do they add up to an error over the end of an epoch, however few tasks there are."""
+    mixed = TaskList([tasks[0], one_class(tasks[1])], shared_classes=False)
     with pytest.warns(SkippedTaskWarning):
-        clf = small(meta_batch_size=1).meta_fit([tasks[0], one_class(tasks[1])])
-    np.testing.assert_array_equal(
-        weights(clf), weights(small(meta_batch_size=1).meta_fit([tasks[0]]))
-    )
+        clf = small(meta_batch_size=1, max_iter=20).meta_fit(mixed)
+    alone = small(meta_batch_size=1, max_iter=20).meta_fit(mixed[:1])
+    np.testing.assert_array_equal(weights(clf), weights(alone))
 
 
 def test_tasks_of_one_class_only_are_an_error(tasks):

@@ -107,9 +107,9 @@ class ProtoNetClassifier(FewShotClassifier):
     distance: str = "sqeuclidean"
     temperature: float = 1.0
 
-    _adaptation_parameters: ClassVar[frozenset[str]] = (
-        FewShotClassifier._adaptation_parameters | {"temperature"}
-    )
+    _adaptation_parameters: ClassVar[frozenset[str]] = FewShotClassifier._adaptation_parameters | {
+        "temperature"
+    }
     _parameter_constraints: ClassVar[dict] = {
         **FewShotClassifier._parameter_constraints,
         "distance": [StrOptions({"sqeuclidean", "cosine"})],

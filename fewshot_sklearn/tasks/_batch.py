@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from fewshot_sklearn.tasks._random import stream
 from fewshot_sklearn.tasks._rows import is_memory_mapped, n_rows
 from fewshot_sklearn.tasks._stream import StreamTasks
 from fewshot_sklearn.tasks._targets import ClassTargets, Columns, RealTargets
-from fewshot_sklearn.tasks._validation import as_task, check_targets, describe
+from fewshot_sklearn.tasks._validation import as_task, describe
 
 # Tasks that are sorted by size at a time, when all of them are gone through.
 _WINDOW = 1000
@@ -59,8 +59,8 @@ class TaskBatch:
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """Return some of the tasks as a smaller batch."""
-        parts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v if v is None else v[tasks] for k, v in parts.items()})
+        parts: list[Any] = [getattr(self, f.name) for f in fields(self)]
+        return TaskBatch(*(part if part is None else part[tasks] for part in parts))
 
 
 @dataclass(frozen=True)

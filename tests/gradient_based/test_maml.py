@@ -546,7 +546,7 @@ def test_convolutional_maml_learns_images(arbitrary, blobs):
 def test_a_backbone_without_parameters_is_softmax_regression_from_zero(arbitrary, blobs):
     """Nothing is left to meta-learn; meta-training must not mind."""
     X, y = blobs[0][:30], blobs[1][:30]
-    clf = small_maml(backbone=nn.Flatten(), n_inner_steps=1, precision="float64")
+    clf = small_maml(backbone=nn.Flatten(), head="shared", n_inner_steps=1, precision="float64")
     expected = softmax_step(X, np.eye(3)[y])
     for fitted in (clf.fit(X, y), clone(clf).meta_fit(arbitrary).fit(X, y)):
         np.testing.assert_allclose(fitted.decision_function(X), expected, rtol=1e-9)

@@ -1,0 +1,96 @@
+"""The parameters that every estimator has, and what follows from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+
+from ._meta_state import MetaState, changed_parameters
+from .tasks._batch import TensorMaker
+from .utils._docs import insert_shared_docs
+from .utils._sklearn import Integral, Interval, Real, StrOptions
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SharedParameters:
+    """Dataclass fields of all estimators.
+
+    Parameters
+    ----------
+    %(shared_parameters)s
+    """
+
+    backbone: Any = None
+    max_iter: int = 500
+    max_time: float | None = None
+    meta_batch_size: int = 8
+    meta_optimizer: str = "adam"
+    meta_learning_rate: float = 1e-3
+    schedule: str = "constant"
+    clip_norm: float | None = 10.0
+    early_stopping: bool = False
+    validation_interval: int = 50
+    n_iter_no_change: int = 10
+    tol: float = 1e-4
+    warm_start: bool = False
+    precision: str = "float32"
+    device: Any = "auto"
+    random_state: Any = None
+    verbose: int = 0
+
+    _adaptation_parameters: ClassVar[frozenset[str]] = frozenset(
+        {"device", "random_state", "verbose", "warm_start"}
+    )
+    _training_parameters: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_iter", "max_time", "meta_batch_size", "meta_learning_rate", "schedule",
+            "clip_norm", "early_stopping", "validation_interval", "n_iter_no_change", "tol",
+        }
+    )  # fmt: skip
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "max_time": [Interval(Real, 0, None, closed="neither"), None],
+        "meta_batch_size": [Interval(Integral, 1, None, closed="left")],
+        "meta_optimizer": [StrOptions({"adam", "sgd", "rmsprop"})],
+        "meta_learning_rate": [Interval(Real, 0, None, closed="neither")],
+        "schedule": [StrOptions({"constant", "linear", "step", "one_cycle"})],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "early_stopping": ["boolean"],
+        "validation_interval": [Interval(Integral, 1, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "warm_start": ["boolean"],
+        "precision": [StrOptions(set(DTYPES))],
+        "device": [str, torch.device],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        insert_shared_docs(cls)
+
+    def _parameters(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def _check_unchanged(self, meta: MetaState, except_for: frozenset[str] = frozenset()) -> None:
+        names = meta.parameters.keys() - self._adaptation_parameters - except_for
+        changed = changed_parameters(self._parameters(), meta.parameters, sorted(names))
+        if changed:
+            name = changed[0]
+            raise ValueError(
+                f"{name}={getattr(self, name)!r} was changed after meta_fit, which learned with "
+                f"{name}={meta.parameters[name]!r}; call meta_fit again, or set it back."
+            )
+
+    def _torch_device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def _tensor_maker(self) -> TensorMaker:
+        return TensorMaker(self._torch_device(), DTYPES[self.precision])

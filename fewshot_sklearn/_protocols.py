@@ -1,0 +1,99 @@
+"""How a few-shot estimator answers scikit-learn's protocols: clone, pickle, callbacks, display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.callback import CallbackSupportMixin
+
+from . import persistence
+from ._meta_state import MetaState, changed_parameters, snapshot_parameters
+from ._parameters import SharedParameters
+from ._training import IterationHook
+from .utils._sklearn import _clone_parametrized, estimator_html_repr
+
+
+class EstimatorProtocols(CallbackSupportMixin, SharedParameters, BaseEstimator):
+    """What an estimator with a meta state shows to scikit-learn."""
+
+    def _user_meta(self) -> MetaState | None:
+        """Return what ``meta_fit`` learned; what a plain ``fit`` learned belongs to that fit."""
+        meta: MetaState | None = vars(self).get("_meta")
+        return None if meta is None or meta.from_fit else meta
+
+    def _publish(self, meta: MetaState) -> None:
+        """Make a meta state this estimator's and show it in public attributes."""
+        self._meta = meta
+        self.__dict__.update(meta.features)
+        self.n_meta_iter_ = self.n_iter_ = meta.log.n_iter
+        self.meta_loss_curve_ = meta.log.losses
+        self.validation_scores_ = meta.log.validation_scores
+
+    @contextmanager
+    def _callback_task(self, name: str, max_subtasks: int) -> Iterator[IterationHook | None]:
+        """Announce a fit to scikit-learn's callbacks; yield what announces each iteration."""
+        root = self._init_callback_context(task_name=name, max_subtasks=max_subtasks)
+        root.call_on_fit_task_begin(estimator=self)
+
+        @contextmanager
+        def around(iteration: int) -> Iterator[Callable[[], bool]]:
+            step = root.subcontext(task_name="meta-iteration")
+            step.call_on_fit_task_begin(estimator=self)
+            yield lambda: step.call_on_fit_task_end(estimator=self)
+
+        yield around if hasattr(self, "_skl_callbacks") else None
+        root.call_on_fit_task_end(estimator=self)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_adapted" in vars(self)
+
+    def __sklearn_clone__(self) -> Self:
+        clone: Self = _clone_parametrized(self)
+        meta = self._user_meta()
+        if meta is not None:
+            # The clone's nn.Module parameters are copies: compare later changes with those.
+            changed = changed_parameters(self._parameters(), meta.parameters, meta.parameters)
+            now = snapshot_parameters(clone._parameters())
+            kept = {name: meta.parameters[name] for name in changed}
+            clone._publish(replace(meta, parameters=now | kept))
+        return clone
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        cpu = torch.device("cpu")
+        if state.get("_meta") is not None:
+            state["_meta"] = state["_meta"].on(cpu)
+        if "_adapted" in state:
+            learner, tensors, columns = state["_adapted"]
+            device = next(iter(tensors.values())).device
+            if device != cpu:
+                tensors = {name: t.to(cpu) for name, t in tensors.items()}
+                learner = replace(self._meta, learner=learner).on(cpu).learner
+                state["_adapted"] = (learner, tensors, columns)
+        return state
+
+    def _html_repr(self) -> str:
+        html = estimator_html_repr(self)
+        status = "New" if self._user_meta() is None else "Meta-fitted"
+        return html.replace("<span>Not fitted</span>", f"<span>{status}</span>", 1)
+
+    def save(self, path: Any) -> None:
+        """Write the meta-fitted estimator to a file that holds no code.
+
+        Parameters
+        ----------
+        path : str or path-like
+            A safetensors file with the parameters as JSON in its header; read it with
+            :func:`fewshot_sklearn.load`. Needs the extra ``save``.
+        """
+        persistence.save(self, path)
