@@ -17,7 +17,7 @@ from ._training import IterationHook, TrainingLog, TrainingOptions, meta_train
 from .exceptions import NotMetaFittedWarning, SkippedTaskWarning
 from .nn import Learner
 from .nn.functional import mask_absent_classes
-from .tasks import GroupedTasks, IndexedTaskSet, StreamTasks, TaskSet
+from .tasks import GroupedTasks, IndexedTaskSet, StreamTasks, TaskList, TaskSet
 from .tasks._batch import TaskBatch, TaskLoader, TensorMaker
 from .tasks._random import resolve_random_state, stream
 from .tasks._rows import is_memory_mapped
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Episodes that a plain fit cuts from its rows.
 _MOST_SUPPORT_ROWS = 16
 _MOST_QUERY_ROWS = 16
+_N_VALIDATION = 32
+_METHODS = ("predict", "predict_proba", "decision_function")
 
 
 def meta_fit(
@@ -47,7 +49,9 @@ def meta_fit(
     key = resolve_random_state(estimator.random_state)[1]
     if estimator.early_stopping and validation_tasks is None:
         tasks, validation_tasks = _hold_out(tasks, key)
-    loader = _make_loader(estimator, tasks, reset=known is None and not from_fit)
+    loader = _make_loader(
+        estimator, tasks, reset=known is None and not from_fit, rows_checked=from_fit
+    )
     with seeded(estimator, key, 0 if known is None else known.log.n_iter):
         meta = _start(estimator, loader, known, from_fit=from_fit)
         loader.targets = meta.targets
@@ -65,7 +69,7 @@ def meta_fit(
                 around_iteration=hook,
             )
         finally:
-            if meta.log.n_iter:
+            if meta.log.n_iter or not any(p.requires_grad for p in meta.learner.parameters()):
                 meta.learner.requires_grad_(False)
                 estimator._publish(replace(meta, n_epochs=meta.n_epochs + loader.n_epochs))
     if loader.n_skipped:
@@ -96,7 +100,12 @@ def fit_from_scratch(
             stratify=True if classifier else None,
             random_state=int(seed[0] >> np.uint64(1)),
         )
-        meta_fit(estimator, tasks, None, None, hook=hook, from_fit=True)
+        validation = None
+        if estimator.early_stopping:
+            # Episodes of the same rows that training, whose visits count from zero, never draws.
+            late = range(2**32, 2**32 + _N_VALIDATION)
+            validation = TaskList(tasks.task(0, visit) for visit in late)
+        meta_fit(estimator, tasks, validation, None, hook=hook, from_fit=True)
         return
     warnings.warn(
         f"{n_rows} rows of {n_classes} class(es) are too few to cut episodes from, so "
@@ -215,7 +224,7 @@ def _make_validation(
             "validation_tasks must be a sequence, such as a TaskSet or a list, because every "
             "validation scores the same tasks; got an iterator."
         )
-    loader = _make_loader(estimator, tasks, reset=False)
+    loader = _make_loader(estimator, tasks, reset=False, rows_checked=meta.from_fit)
     loader.targets = meta.targets
     batches = [batch for _, batch, _ in loader.in_order()]
     classes = isinstance(meta.targets, ClassTargets)
@@ -242,7 +251,11 @@ def _task_scores(learner: Learner, batch: TaskBatch, *, classes: bool) -> torch.
 
 
 def _make_loader(
-    estimator: FewShotEstimator, tasks: TaskSet | StreamTasks, *, reset: bool
+    estimator: FewShotEstimator,
+    tasks: TaskSet | StreamTasks,
+    *,
+    reset: bool,
+    rows_checked: bool = False,
 ) -> TaskLoader:
     """Return a loader that checks features as scikit-learn does."""
     classifier = estimator._estimator_type_is_classifier
@@ -272,7 +285,8 @@ def _make_loader(
         return X
 
     maker = estimator._tensor_maker()
-    return TaskLoader(tasks, maker, read_rows=read_rows, classifier=classifier)
+    read = (lambda X: X) if rows_checked else read_rows
+    return TaskLoader(tasks, maker, read_rows=read, classifier=classifier)
 
 
 def encode_support(
@@ -292,10 +306,26 @@ def encode_support(
     return make.one_hot(codes[None], None, n_columns), columns
 
 
+def check_finite(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the outputs, or say why some of them mean nothing."""
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            "the outputs must be finite, but some are NaN or infinite: the support or query rows "
+            "are too large for the network, or the adaptation diverged; scale the features or "
+            "take smaller inner steps."
+        )
+    return outputs
+
+
 def predict_tasks(
     estimator: FewShotEstimator, meta: MetaState, tasks: TaskSet, method: str
 ) -> list[NDArray[Any]]:
     """Adapt to and predict every task, in batches of tasks of like size."""
+    if method not in _METHODS or not hasattr(estimator, method):
+        raise ValueError(
+            f"{type(estimator).__name__} has no method {method!r} for tasks; use one of "
+            f"{[m for m in _METHODS if hasattr(estimator, m)]}."
+        )
     learner = estimator._current_learner(meta)
     loader = _make_loader(estimator, tasks, reset=False)
     loader.targets = meta.targets
@@ -309,5 +339,5 @@ def predict_tasks(
             lengths = batch.query_mask.sum(dim=1).tolist()
         decoders: list[Any] = columns or [meta.targets] * len(numbers)
         for i, raw, length, decoder in zip(numbers, outputs, lengths, decoders, strict=True):
-            predictions[i] = estimator._decode(raw[:length], decoder, method)
+            predictions[i] = estimator._decode(check_finite(raw[:length]), decoder, method)
     return predictions

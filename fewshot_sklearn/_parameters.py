@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from ._meta_state import MetaState, changed_parameters
@@ -13,6 +14,7 @@ from .utils._docs import insert_shared_docs
 from .utils._sklearn import Integral, Interval, Real, StrOptions
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bf16": torch.float32}
+NUMPY_DTYPES = {"float32": np.float32, "float64": np.float64, "bf16": np.float32}
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -89,7 +91,13 @@ class SharedParameters:
 
     def _torch_device(self) -> torch.device:
         if self.device != "auto":
-            return torch.device(self.device)
+            device = torch.device(self.device)
+            if device.type == "cuda" and not torch.cuda.is_available():
+                raise ValueError(
+                    f"device={str(device)!r} needs a CUDA device, but torch finds none; "
+                    "use device='auto' or 'cpu'."
+                )
+            return device
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def _tensor_maker(self) -> TensorMaker:

@@ -186,6 +186,9 @@ def meta_train(
         loss was finite, or the best validated ones.
     """
     parameters = [p for p in learner.parameters() if p.requires_grad]
+    if not parameters:
+        learner.eval()
+        return
     optimizer = _make_optimizer(parameters, options, log)
     good = _Snapshot(learner)
     best = None if validate is None else _BestState(learner, options.tol)
@@ -205,6 +208,13 @@ def meta_train(
                 stop = end_iteration()
             if stop or (best is not None and best.is_stale(options)):
                 break
+        if not all(bool(torch.isfinite(p).all()) for p in parameters):
+            good.restore()
+            raise MetaTrainingError(
+                f"meta-training diverged at iteration {log.n_iter}: its step led to weights that "
+                "are not finite. The weights before it are kept. Lower meta_learning_rate or clip_norm.",
+                iteration=log.n_iter,
+            )
     except KeyboardInterrupt:
         warnings.warn(
             f"meta-training was interrupted after {log.n_iter} iterations; "

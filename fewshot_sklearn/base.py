@@ -24,7 +24,7 @@ from ._meta_state import (
     snapshot_parameters,
     target_scale,
 )
-from ._parameters import DTYPES, SharedParameters
+from ._parameters import DTYPES, NUMPY_DTYPES, SharedParameters
 from ._protocols import EstimatorProtocols
 from .nn import Learner, build_backbone
 from .tasks import TaskSet, as_task_set
@@ -111,7 +111,8 @@ class FewShotEstimator(EstimatorProtocols):
     def _meta_fit(self, tasks: Any, validation_tasks: Any, known: MetaState | None) -> Self:
         if known is not None:
             self._check_unchanged(known, except_for=self._training_parameters)
-        self.__dict__.pop("_adapted", None)
+        for fitted in ("_adapted", "_fit_parameters", "classes_"):
+            self.__dict__.pop(fitted, None)
         tasks = as_task_set(tasks)
         if validation_tasks is not None:
             validation_tasks = as_task_set(validation_tasks)
@@ -176,7 +177,7 @@ class FewShotEstimator(EstimatorProtocols):
         """Return the raw outputs [n_queries, C] of the adapted learner."""
         if "_adapted" not in vars(self):
             self._raise_not_fitted()
-        rows = self._check_rows(X, reset=False)
+        rows = self._check_rows(X, reset=False, dtype=NUMPY_DTYPES[self.precision])
         learner, state, _ = self._adapted
         make = TensorMaker(next(iter(state.values())).device, DTYPES[self.precision])
         parts = []
@@ -188,7 +189,7 @@ class FewShotEstimator(EstimatorProtocols):
                 n_real = len(x)
                 x = torch.cat([x, x.new_zeros(-n_real % _ROW_BLOCK, *x.shape[1:])])
                 parts.append(learner.predict(state, x.unsqueeze(0))[0, :n_real])
-        return torch.cat(parts).double().cpu().numpy()
+        return meta_fitting.check_finite(torch.cat(parts).double().cpu().numpy())
 
     def _raise_not_fitted(self) -> None:
         name = type(self).__name__
@@ -327,7 +328,7 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, NDArray[Any]]:
-        X, y = self._check_rows(X, y=y, reset=reset)
+        X, y = self._check_rows(X, y=y, reset=reset, dtype=NUMPY_DTYPES[self.precision])
         check_classification_targets(y)
         return X, y
 
@@ -375,7 +376,9 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         return decoder.decode(raw)
 
     def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, NDArray[Any]]:
-        X, y = self._check_rows(X, y=y, reset=reset, multi_output=True, y_numeric=True)
+        dtype = NUMPY_DTYPES[self.precision]
+        options = {"multi_output": True, "y_numeric": True, "dtype": dtype}
+        X, y = self._check_rows(X, y=y, reset=reset, **options)
         return X, y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _describe_targets(

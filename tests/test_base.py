@@ -786,5 +786,5 @@ def test_a_new_regressor_fits_by_itself():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(200, 3))
     y = 100 * X @ [1.0, -2.0, 0.5] + 1000
-    reg = small(MAMLRegressor, max_iter=100, meta_learning_rate=0.01).fit(X[:150], y[:150])
+    reg = small(MAMLRegressor, max_iter=50, meta_learning_rate=0.02).fit(X[:150], y[:150])
     assert reg.score(X[150:], y[150:]) > 0.5

@@ -269,5 +269,10 @@ class MAMLRegressor(FewShotRegressor, _MAMLEstimator):
     True
     """
 
+    _parameter_constraints: ClassVar[dict] = {
+        **_MAMLEstimator._parameter_constraints,
+        **FewShotRegressor._parameter_constraints,
+    }
+
     def _make_learner(self, spec: TaskSpec) -> MAMLLearner:
         return self._make_maml(spec, fixed_head=True, loss=squared_error)

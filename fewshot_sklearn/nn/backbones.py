@@ -155,6 +155,8 @@ class Conv4(BackboneSpec):
 class MLPBackbone(nn.Module):
     """The network of :class:`MLP`."""
 
+    stackable = True
+
     def __init__(self, layers: list[nn.Module]) -> None:
         super().__init__()
         self.layers = nn.Sequential(*layers)
@@ -166,6 +168,8 @@ class MLPBackbone(nn.Module):
 
 class Conv4Backbone(nn.Module):
     """The network of :class:`Conv4`."""
+
+    stackable = True
 
     def __init__(
         self,
@@ -193,8 +197,10 @@ class Conv4Backbone(nn.Module):
         """Embed rows [N, *] as [N, D]."""
         channels, height, width = self.image_shape
         x = x.reshape(-1, channels, height, width)
-        # channels_last; written as a permutation because one channel counts as either format.
-        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+        # channels_last. Flattened in between: with one channel a plain permutation is contiguous
+        # already and would keep strides that count as channels first.
+        x = x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (height, width, channels))
+        x = x.permute(0, 3, 1, 2)
         if x.device.type == "cpu" and self.rows_are_independent:
             # Blocks of memory above 32 MB are mapped anew at every allocation.
             rows = max(1, _CACHE_BYTES // self.bytes_per_row)
@@ -208,6 +214,8 @@ class RowNorm(nn.Module):
     ``torch.func.vmap`` over layer norm with adapted scale and shift gives wrong second-order
     gradients; over group norm they are right.
     """
+
+    stackable = True
 
     def __init__(self, size: int) -> None:
         super().__init__()

@@ -12,6 +12,10 @@ from torch.func import grad, vmap
 Parameters = dict[str, Tensor]
 TaskModel = Callable[[Parameters, Tensor], Tensor]
 TaskLoss = Callable[[Tensor, Tensor, Tensor], Tensor]
+_STACKABLE = {
+    nn.Sequential, nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.Dropout, nn.GroupNorm,
+    nn.RMSNorm, nn.ReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Conv2d, nn.MaxPool2d,
+}  # fmt: skip
 
 
 def should_loop(module: nn.Module, x: Tensor) -> bool:
@@ -19,9 +23,14 @@ def should_loop(module: nn.Module, x: Tensor) -> bool:
 
     Stacking wins where the cost is Python and kernel launches; it loses for one task, and for
     convolutions on a CPU, whose batched form with a weight per task is a grouped convolution.
+    Layers that are not known to have right second derivatives when stacked are run in turn:
+    layer, instance and batch norm with adapted weights do not, and a user's own module may
+    call them.
     """
-    has_convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
-    return x.shape[0] == 1 or (has_convolutions and x.device.type == "cpu")
+    layers = list(module.modules())
+    has_convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in layers)
+    stackable = all(type(m) in _STACKABLE or getattr(m, "stackable", False) for m in layers)
+    return x.shape[0] == 1 or not stackable or (has_convolutions and x.device.type == "cpu")
 
 
 def map_tasks(fn: Callable[..., object], loop: bool, in_dims: tuple[int | None, ...]) -> Callable:

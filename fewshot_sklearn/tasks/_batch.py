@@ -60,7 +60,7 @@ class TaskBatch:
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """Return some of the tasks as a smaller batch."""
         parts: list[Any] = [getattr(self, f.name) for f in fields(self)]
-        return TaskBatch(*(part if part is None else part[tasks] for part in parts))
+        return TaskBatch(*[part if part is None else part[tasks] for part in parts])
 
 
 @dataclass(frozen=True)
@@ -325,7 +325,8 @@ class TaskLoader:
 
     def _learnable(self, draws: Iterator[Draw]) -> Iterator[Draw]:
         n_in_a_row = 0
-        patience = len(self.tasks) if isinstance(self.tasks, TaskSet) else 1000
+        # So many in a row contain a whole epoch, wherever it began.
+        patience = 2 * len(self.tasks) - 1 if isinstance(self.tasks, TaskSet) else 1000
         for draw in draws:
             self.n_drawn += 1
             y = draw.y_support

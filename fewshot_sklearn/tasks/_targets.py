@@ -76,7 +76,7 @@ class ClassTargets:
             known = classes[found] == y_query
             if not np.all(known):
                 raise TaskError(
-                    f"{where}: the query set has the label {y_query[~known][0]!r}, which the "
+                    f"{where}: the query set has the label {y_query[~known].tolist()[0]!r}, which the "
                     "support set lacks; add a support row of each class or leave these rows out."
                 )
             query = positions[found]
@@ -89,7 +89,7 @@ class ClassTargets:
                 return np.searchsorted(self.shared, classes)
             if self.n_columns is not None:
                 raise TaskError(
-                    f"{where}: the label {classes[~known][0]!r} is not among the labels "
+                    f"{where}: the label {classes[~known].tolist()[0]!r} is not among the labels "
                     f"{self.shared.tolist()} whose meaning was meta-trained; use the same labels, "
                     "or meta-train on tasks whose labels are arbitrary."
                 )
