@@ -212,7 +212,8 @@ def meta_train(
             good.restore()
             raise MetaTrainingError(
                 f"meta-training diverged at iteration {log.n_iter}: its step led to weights that "
-                "are not finite. The weights before it are kept. Lower meta_learning_rate or clip_norm.",
+                "are not finite. The weights before it are kept. Lower meta_learning_rate or "
+                "clip_norm.",
                 iteration=log.n_iter,
             )
     except KeyboardInterrupt:

@@ -59,8 +59,9 @@ class TaskBatch:
 
     def __getitem__(self, tasks: slice) -> TaskBatch:
         """Return some of the tasks as a smaller batch."""
-        parts: list[Any] = [getattr(self, f.name) for f in fields(self)]
-        return TaskBatch(*[part if part is None else part[tasks] for part in parts])
+        parts = [getattr(self, f.name) for f in fields(self)]
+        chosen: list[Any] = [part if part is None else part[tasks] for part in parts]
+        return TaskBatch(*chosen)
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,9 @@ class ClassTargets:
             known = classes[found] == y_query
             if not np.all(known):
                 raise TaskError(
-                    f"{where}: the query set has the label {y_query[~known].tolist()[0]!r}, which the "
-                    "support set lacks; add a support row of each class or leave these rows out."
+                    f"{where}: the query set has the label {y_query[~known].tolist()[0]!r}, which "
+                    "the support set lacks; add a support row of each class or leave these rows "
+                    "out."
                 )
             query = positions[found]
         return positions[codes], query, Columns(classes, positions)

@@ -1,11 +1,12 @@
-"""Few-shot accuracy on Omniglot: Vinyals split, rotations as classes, inductive.
+"""Few-shot accuracy on characters, inductive: Omniglot (Vinyals split) and glyphs.
 
-    python benchmarks/omniglot.py train protonet --max-time 4200
-    python benchmarks/omniglot.py test protonet
+    python benchmarks/characters.py train omniglot protonet --max-time 4200
+    python benchmarks/characters.py test omniglot protonet
+    python benchmarks/characters.py plot
 
 ``train`` writes the estimator that scored best on validation tasks to ``benchmarks/models``,
-``test`` evaluates it on test tasks and writes a JSON file to ``benchmarks/results``. The data is
-found as by ``fewshot_sklearn.datasets.fetch_omniglot``.
+``test`` evaluates it on test tasks and writes a JSON file to ``benchmarks/results``, ``plot`` draws
+the curves of all results. Omniglot is found as by ``fewshot_sklearn.datasets.fetch_omniglot``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ import numpy as np
 import torch
 
 from fewshot_sklearn import Conv4, EpisodicTasks, MAMLClassifier, MANNClassifier, ProtoNetClassifier
-from fewshot_sklearn.datasets import fetch_omniglot
+from fewshot_sklearn.datasets import fetch_omniglot, load_glyphs
+from fewshot_sklearn.model_selection import evaluate
 
 HERE = Path(__file__).parent
 SEED = 0
@@ -67,19 +69,37 @@ TEST_EPISODES = {
 }
 
 
-def load(part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows of one part of the split, rotations included."""
-    omniglot = fetch_omniglot(split="vinyals", rotations=True)
-    rows = np.isin(omniglot.target, omniglot[f"{part}_classes"])
-    return omniglot.data[rows], omniglot.target[rows]
+GLYPH_PARTS = {
+    "validation": ["Cyrillic"],
+    "test": ["Greek", "Armenian", "Georgian"],
+}
+DESCRIPTIONS = {
+    "omniglot": "Omniglot, Vinyals split, 90-degree rotations as classes, test classes, inductive",
+    "glyphs": "glyphs, Greek, Armenian and Georgian (validation: Cyrillic), inductive",
+}
 
 
-def train(method: str, options: argparse.Namespace) -> None:
+def load(data: str, part: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of one part of a data set."""
+    if data == "omniglot":
+        omniglot = fetch_omniglot(split="vinyals", rotations=True)
+        rows = np.isin(omniglot.target, omniglot[f"{part}_classes"])
+        return omniglot.data[rows], omniglot.target[rows]
+    glyphs = load_glyphs(random_state=SEED)
+    if part == "train":
+        chosen = ~np.isin(glyphs.script, sum(GLYPH_PARTS.values(), []))
+    else:
+        chosen = np.isin(glyphs.script, GLYPH_PARTS[part])
+    rows = chosen[glyphs.target]
+    return glyphs.data[rows], glyphs.target[rows]
+
+
+def train(data: str, method: str, options: argparse.Namespace) -> None:
     """Meta-train one method and keep the estimator."""
     episodes, estimator = METHODS[method]
-    tasks = EpisodicTasks(*load("train"), n_tasks=1_000_000, random_state=SEED, **episodes)
+    tasks = EpisodicTasks(*load(data, "train"), n_tasks=1_000_000, random_state=SEED, **episodes)
     validation = EpisodicTasks(
-        *load("validation"), n_way=5, n_shot=1, n_query=5, n_tasks=300, random_state=SEED
+        *load(data, "validation"), n_way=5, n_shot=1, n_query=5, n_tasks=300, random_state=SEED
     )
     estimator.set_params(
         max_iter=options.max_iter, max_time=options.max_time, verbose=1, random_state=SEED
@@ -88,15 +108,13 @@ def train(method: str, options: argparse.Namespace) -> None:
     estimator.meta_fit(tasks, validation_tasks=validation)
     record = {"training_seconds": round(time.time() - start), "training_episodes": episodes}
     (HERE / "models").mkdir(exist_ok=True)
-    (HERE / "models" / f"omniglot_{method}.pkl").write_bytes(pickle.dumps((estimator, record)))
+    (HERE / "models" / f"{data}_{method}.pkl").write_bytes(pickle.dumps((estimator, record)))
 
 
-def test(method: str, options: argparse.Namespace) -> None:
+def test(data: str, method: str, options: argparse.Namespace) -> None:
     """Evaluate a kept estimator on test tasks and record the figures."""
-    from fewshot_sklearn.model_selection import evaluate
-
-    estimator, record = pickle.loads((HERE / "models" / f"omniglot_{method}.pkl").read_bytes())
-    X, y = load("test")
+    estimator, record = pickle.loads((HERE / "models" / f"{data}_{method}.pkl").read_bytes())
+    X, y = load(data, "test")
     figures = {}
     for n_way, n_shot in TEST_EPISODES[method]:
         tasks = EpisodicTasks(
@@ -108,11 +126,11 @@ def test(method: str, options: argparse.Namespace) -> None:
             "accuracy": round(100 * result.mean, 2),
             "ci95": round(100 * result.ci95, 2),
         }
-        logging.info("%s %d-way %d-shot: %s", method, n_way, n_shot, result)
+        logging.info("%s %s %d-way %d-shot: %s", data, method, n_way, n_shot, result)
     record |= {
         "method": method,
         "estimator": repr(estimator),
-        "data": "Omniglot, Vinyals split, 90-degree rotations as classes, test classes, inductive",
+        "data": DESCRIPTIONS[data],
         "figures": figures,
         "n_tasks": options.n_tasks,
         "n_query": options.n_query,
@@ -127,18 +145,43 @@ def test(method: str, options: argparse.Namespace) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
-    path = HERE / "results" / f"omniglot_{method}.json"
+    path = HERE / "results" / f"{data}_{method}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def plot() -> None:
+    """Draw validation accuracy by meta-iteration for all results."""
+    import matplotlib.pyplot as plt
+
+    results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*_*.json"))]
+    names = sorted({r["data"] for r in results})
+    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 4), sharey=True)
+    for ax, name in zip(np.atleast_1d(axes), names, strict=True):
+        for result in (r for r in results if r["data"] == name):
+            iterations, scores = zip(*result["validation_scores"], strict=True)
+            minutes = result["training_seconds"] / 60
+            ax.plot(iterations, scores, label=f"{result['method']} ({minutes:.0f} min)")
+        ax.set(xlabel="meta-iteration", title=name.split(",")[0], xscale="log", ylim=(0, 1))
+        ax.axhline(0.2, color="gray", linestyle=":", label="chance")
+        ax.legend()
+    np.atleast_1d(axes)[0].set_ylabel("validation accuracy, 5-way 1-shot")
+    figure.tight_layout()
+    figure.savefig(HERE / "results" / "characters.png", dpi=110)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=["train", "test"])
-    parser.add_argument("method", choices=sorted(METHODS))
+    parser.add_argument("action", choices=["train", "test", "plot"])
+    parser.add_argument("data", choices=sorted(DESCRIPTIONS), nargs="?")
+    parser.add_argument("method", choices=sorted(METHODS), nargs="?")
     parser.add_argument("--max-iter", type=int, default=12_000)
     parser.add_argument("--max-time", type=float, default=None)
     parser.add_argument("--n-tasks", type=int, default=1000)
     parser.add_argument("--n-query", type=int, default=15)
     arguments = parser.parse_args()
-    {"train": train, "test": test}[arguments.action](arguments.method, arguments)
+    if arguments.action == "plot":
+        plot()
+    else:
+        action = {"train": train, "test": test}[arguments.action]
+        action(arguments.data, arguments.method, arguments)
