@@ -87,7 +87,7 @@ def load(data: str, part: str) -> tuple[np.ndarray, np.ndarray]:
         return omniglot.data[rows], omniglot.target[rows]
     glyphs = load_glyphs(random_state=SEED)
     if part == "train":
-        chosen = ~np.isin(glyphs.script, sum(GLYPH_PARTS.values(), []))
+        chosen = ~np.isin(glyphs.script, GLYPH_PARTS["validation"] + GLYPH_PARTS["test"])
     else:
         chosen = np.isin(glyphs.script, GLYPH_PARTS[part])
     rows = chosen[glyphs.target]

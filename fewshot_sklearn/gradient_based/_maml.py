@@ -14,6 +14,7 @@ from ..nn import Learner, embedding_size, gradient_descent, map_tasks, should_lo
 from ..nn.functional import cross_entropy, mask_absent_classes, masked_labels, squared_error
 from ..nn.learner import Loss
 from ..utils._sklearn import Integral, Interval, Real, StrOptions
+from ..utils._tags import FewShotTags
 
 
 class MAMLLearner(Learner):
@@ -223,6 +224,9 @@ class MAMLClassifier(FewShotClassifier, _MAMLEstimator):
     def _make_learner(self, spec: TaskSpec) -> MAMLLearner:
         fixed = spec.shared_classes if self.head == "auto" else self.head == "per_class"
         return self._make_maml(spec, fixed_head=fixed, loss=cross_entropy)
+
+    def __fewshot_tags__(self) -> FewShotTags:
+        return FewShotTags(permutes_classes=self.head != "per_class")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -20,7 +20,7 @@ from fewshot_sklearn.tasks._random import stream
 from fewshot_sklearn.tasks._rows import is_memory_mapped, n_rows
 from fewshot_sklearn.tasks._stream import StreamTasks
 from fewshot_sklearn.tasks._targets import ClassTargets, Columns, RealTargets
-from fewshot_sklearn.tasks._validation import as_task, describe
+from fewshot_sklearn.tasks._validation import as_task, check_targets, describe
 
 # Tasks that are sorted by size at a time, when all of them are gone through.
 _WINDOW = 1000
@@ -108,7 +108,10 @@ class TensorMaker:
         X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
         if X.dtype.kind in "u" and X.dtype.itemsize > 1:
             X = X.astype(np.int64)  # torch lacks most unsigned types
-        return torch.from_numpy(np.ascontiguousarray(X)).to(self.device, self.dtype)
+        X = np.ascontiguousarray(X)
+        # torch warns of arrays that it could be made to write to.
+        X = X if X.flags.writeable else X.copy()
+        return torch.from_numpy(X).to(self.device, self.dtype)
 
     def mask(self, mask: NDArray[np.bool_] | None) -> Tensor | None:
         """Return a mask on the device."""
@@ -218,18 +221,23 @@ class TaskLoader:
 
     def draw(self, i: int, visit: int = 0) -> Draw:
         """Draw one visit of one task."""
+        number = self.tasks._task_id(i)  # what errors call it, in a selection too
         if self._store is None:
-            return self.from_task(self.tasks.task(i, visit), i)
+            return self.from_task(self.tasks.task(i, visit), number)
         support, query = self.tasks.draw(i, visit)
         y, row_of = self.tasks.y, self.tasks.row_of
         rows = (support, query) if row_of is None else (row_of[support], row_of[query])
-        return Draw(rows[0], y[support], rows[1], y[query], where=f"task {i}")
+        return Draw(
+            rows[0], y[support], rows[1], y[query], describe(number, self.tasks._name(number))
+        )
 
     def from_task(self, candidate: Any, i: int) -> Draw:
         """Read a task that exists already."""
         task = as_task(candidate, i)
         where = describe(i, task.name)
         x_support, x_query = self._read(task.X_support, where), self._read(task.X_query, where)
+        for what, y in (("y_support", task.y_support), ("y_query", task.y_query)):
+            check_targets(y, what=f"{where}: {what}", classifier=self._classifier)
         return Draw(x_support, np.asarray(task.y_support), x_query, np.asarray(task.y_query), where)
 
     def _read(self, X: Any, where: str) -> Any:
