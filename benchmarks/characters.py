@@ -44,7 +44,7 @@ METHODS = {
         ),
     ),
     "maml": (
-        {"n_way": 5, "n_shot": 1, "n_query": 15},
+        {"n_way": 5, "n_shot": 1, "n_query": 5},
         MAMLClassifier(
             backbone=Conv4(n_filters=32),
             n_inner_steps=3,
@@ -117,14 +117,17 @@ def test(data: str, method: str, options: argparse.Namespace) -> None:
     X, y = load(data, "test")
     figures = {}
     for n_way, n_shot in TEST_EPISODES[method]:
+        n_query = 15 if n_way == 5 else 5
         tasks = EpisodicTasks(
-            X, y, n_way=n_way, n_shot=n_shot, n_query=options.n_query,
+            X, y, n_way=n_way, n_shot=n_shot, n_query=n_query,
             n_tasks=options.n_tasks, random_state=SEED + 1,
         )  # fmt: skip
         result = evaluate(estimator, tasks)
         figures[f"{n_way}-way {n_shot}-shot"] = {
             "accuracy": round(100 * result.mean, 2),
             "ci95": round(100 * result.ci95, 2),
+            "n_tasks": options.n_tasks,
+            "n_query": n_query,
         }
         logging.info("%s %s %d-way %d-shot: %s", data, method, n_way, n_shot, result)
     record |= {
@@ -132,8 +135,6 @@ def test(data: str, method: str, options: argparse.Namespace) -> None:
         "estimator": repr(estimator),
         "data": DESCRIPTIONS[data],
         "figures": figures,
-        "n_tasks": options.n_tasks,
-        "n_query": options.n_query,
         "n_meta_iter": estimator.n_meta_iter_,
         "meta_loss_curve": [
             [i, round(float(np.mean(estimator.meta_loss_curve_[max(0, i - 100) : i])), 4)]
@@ -178,7 +179,6 @@ if __name__ == "__main__":
     parser.add_argument("--max-iter", type=int, default=12_000)
     parser.add_argument("--max-time", type=float, default=None)
     parser.add_argument("--n-tasks", type=int, default=1000)
-    parser.add_argument("--n-query", type=int, default=15)
     arguments = parser.parse_args()
     if arguments.action == "plot":
         plot()

@@ -70,9 +70,11 @@ class TrainingOptions:
         return self.learning_rate * SCHEDULES[self.schedule](progress)
 
     def validates_at(self, iteration: int) -> bool:
-        """Say whether the weights after this iteration, counted from zero, are validated."""
-        done = iteration + 1
-        return done == self.max_iter or done % self.validation_interval == 0
+        """Say whether the weights after this iteration, counted from zero, are validated.
+
+        The last weights always are.
+        """
+        return (iteration + 1) % self.validation_interval == 0
 
     def autocast(self, device: torch.device) -> AbstractContextManager:
         """Return the context in which losses are computed."""
@@ -216,6 +218,8 @@ def meta_train(
                 "clip_norm.",
                 iteration=log.n_iter,
             )
+        if best is not None and [n for n, _ in log.validation_scores[-1:]] != [log.n_iter]:
+            _report(learner, log, validate, best, options.verbose)
     except KeyboardInterrupt:
         warnings.warn(
             f"meta-training was interrupted after {log.n_iter} iterations; "

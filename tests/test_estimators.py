@@ -7,7 +7,7 @@ from fewshot_sklearn.utils.discovery import all_estimators
 from fewshot_sklearn.utils.estimator_checks import parametrize_with_fewshot_checks
 
 # Default configurations but for the length of training, which must separate three blobs.
-MAX_ITER = {"MANNClassifier": 40}
+MAX_ITER = {"MANNClassifier": 80}
 SHORT = [cls(max_iter=MAX_ITER.get(name, 30)) for name, cls in all_estimators()]
 
 

@@ -163,6 +163,7 @@ class MANNClassifier(FewShotClassifier):
     n_read_heads: int = 4
     usage_decay: float = 0.99
     meta_learning_rate: float = 3e-3
+    schedule: str = "one_cycle"
 
     _parameter_constraints: ClassVar[dict] = {
         **FewShotClassifier._parameter_constraints,
