@@ -244,7 +244,8 @@ class FewShotEstimator(EstimatorProtocols):
 
     def _check_rows(self, X: Any, *, reset: bool, **options: Any) -> Any:
         options = {"accept_sparse": "csr", "allow_nd": True, "dtype": "numeric"} | options
-        return validate_data(self, X, reset=reset, **options)
+        with np.errstate(over="ignore"):  # what a cast makes infinite is refused by name
+            return validate_data(self, X, reset=reset, **options)
 
     @abstractmethod
     def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:

@@ -230,7 +230,7 @@ def _place(estimator: FewShotEstimator, *, asked_for: bool) -> torch.device:
     try:
         device = estimator._torch_device()
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (AssertionError, RuntimeError, ValueError) as error:
         if asked_for:
             raise ValueError(
                 f"device={estimator.device!r} does not exist on this machine; pass 'auto' or 'cpu'."

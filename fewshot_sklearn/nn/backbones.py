@@ -53,8 +53,9 @@ class MLP(BackboneSpec):
         Widths of the hidden layers. Each is linear, then ``norm``, ``activation``, ``dropout``.
     activation : {"relu", "gelu", "silu", "tanh"}, default="relu"
         The nonlinearity.
-    norm : {None, "layer", "rms"}, default=None
-        Normalisation of each row's hidden values.
+    norm : {"layer", "rms", None}, default="layer"
+        Normalisation of each row's hidden values. It keeps gradient steps bounded when features
+        are not scaled.
     dropout : float, default=0.0
         Share of hidden values that are dropped in meta-training.
     embedding_size : int or None, default=None
@@ -64,7 +65,7 @@ class MLP(BackboneSpec):
     Examples
     --------
     >>> from fewshot_sklearn import MLP
-    >>> MLP(hidden_layer_sizes=(128,)).build((20,))
+    >>> MLP(hidden_layer_sizes=(128,), norm=None).build((20,))
     MLPBackbone(
       (layers): Sequential(
         (0): Linear(in_features=20, out_features=128, bias=True)
