@@ -244,7 +244,8 @@ class FewShotEstimator(EstimatorProtocols):
 
     def _check_rows(self, X: Any, *, reset: bool, **options: Any) -> Any:
         options = {"accept_sparse": "csr", "allow_nd": True, "dtype": "numeric"} | options
-        with np.errstate(over="ignore"):  # what a cast makes infinite is refused by name
+        # scikit-learn refuses by name what the cast makes infinite.
+        with np.errstate(over="ignore", invalid="ignore"):
             return validate_data(self, X, reset=reset, **options)
 
     @abstractmethod
