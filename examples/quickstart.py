@@ -46,7 +46,7 @@ def main() -> None:
     five_way = EpisodicTasks(X, y, n_way=5, n_shot=1, n_query=5, random_state=0)
     protonet = ProtoNetClassifier(
         backbone=Conv4(n_filters=32),
-        max_iter=500,
+        max_iter=400,
         meta_batch_size=1,
         meta_learning_rate=2e-3,
         schedule="one_cycle",
@@ -57,7 +57,7 @@ def main() -> None:
         n_inner_steps=3,
         inner_learning_rate=0.4,
         first_order=True,
-        max_iter=250,
+        max_iter=160,
         meta_batch_size=4,
         meta_learning_rate=3e-3,
         schedule="one_cycle",
@@ -71,7 +71,7 @@ def main() -> None:
     # ... and episodes of unseen scripts are what all are judged by.
     test = EpisodicTasks(
         glyphs.data[unseen], glyphs.target[unseen], n_way=5, n_shot=1, n_query=10,
-        n_tasks=200, random_state=1,
+        n_tasks=150, random_state=1,
     )  # fmt: skip
     estimators = {
         "ProtoNet": protonet,
