@@ -147,6 +147,7 @@ def test(data: str, method: str, options: argparse.Namespace) -> None:
         "torch": torch.__version__,
     }
     path = HERE / "results" / f"{data}_{method}.json"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
 
 

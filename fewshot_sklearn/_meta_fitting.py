@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ._meta_state import MetaState, snapshot_parameters
 from ._training import IterationHook, TrainingLog, TrainingOptions, meta_train
-from .exceptions import NotMetaFittedWarning, SkippedTaskWarning
+from .exceptions import NotMetaFittedWarning, SkippedTaskWarning, TaskError
 from .nn import Learner
 from .nn.functional import mask_absent_classes
 from .tasks import GroupedTasks, IndexedTaskSet, StreamTasks, TaskList, TaskSet
@@ -50,7 +50,11 @@ def meta_fit(
     if estimator.early_stopping and validation_tasks is None:
         tasks, validation_tasks = _hold_out(tasks, key)
     loader = _make_loader(
-        estimator, tasks, reset=known is None and not from_fit, rows_checked=from_fit
+        estimator,
+        tasks,
+        reset=known is None and not from_fit,
+        rows_checked=from_fit,
+        known=known,
     )
     with seeded(estimator, key, 0 if known is None else known.log.n_iter):
         meta = _start(estimator, loader, known, from_fit=from_fit)
@@ -143,7 +147,11 @@ def _start(
         learner.load_state_dict(known.learner.state_dict())
         return replace(known, learner=learner, log=known.log.copy(), parameters=parameters)
     draws = loader.peek()
+    if len({d.y_support.shape[1:] for d in draws} | {d.y_query.shape[1:] for d in draws}) > 1:
+        raise TaskError("y must have the same number of columns in every task.")
     ys = [np.concatenate([d.y_support, d.y_query]) for d in draws]
+    if isinstance(loader.tasks, IndexedTaskSet) and estimator._estimator_type_is_classifier:
+        ys = [loader.tasks.y]  # a rare label may be missing from the draws
     spec, targets = estimator._describe_targets(
         loader.input_shape(draws[0]), ys, loader.tasks.shared_classes
     )
@@ -196,8 +204,13 @@ def seeded(estimator: FewShotEstimator, key: NDArray[np.uint64], n_iter: int) ->
     """Seed torch for the time of a block and put its generators back afterwards."""
     device = estimator._torch_device()
     devices = [device] if device.type == "cuda" else []
+    seed = (int(key[0]) + n_iter) % 2**63
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed((int(key[0]) + n_iter) % 2**63)
+        # torch.manual_seed would reach the generators of every device.
+        torch.default_generator.manual_seed(seed)
+        for used in devices:
+            with torch.cuda.device(used):
+                torch.cuda.manual_seed(seed)
         yield
 
 
@@ -224,7 +237,7 @@ def _make_validation(
             "validation_tasks must be a sequence, such as a TaskSet or a list, because every "
             "validation scores the same tasks; got an iterator."
         )
-    loader = _make_loader(estimator, tasks, reset=False, rows_checked=meta.from_fit)
+    loader = _make_loader(estimator, tasks, reset=False, rows_checked=meta.from_fit, known=meta)
     loader.targets = meta.targets
     batches = [batch for _, batch, _ in loader.in_order()]
     classes = isinstance(meta.targets, ClassTargets)
@@ -256,6 +269,7 @@ def _make_loader(
     *,
     reset: bool,
     rows_checked: bool = False,
+    known: MetaState | None = None,
 ) -> TaskLoader:
     """Return a loader that checks features as scikit-learn does."""
     classifier = estimator._estimator_type_is_classifier
@@ -268,7 +282,7 @@ def _make_loader(
             head = tasks.head(1)[0] if isinstance(tasks, StreamTasks) else tasks[0]
             first = head.X_support
         estimator._check_rows(first, reset=True, ensure_all_finite=False)
-    shape: list[tuple[int, ...]] = []
+    shape = [] if known is None else [known.spec.input_shape]
 
     def read_rows(X: Any) -> Any:
         plain = type(X) is np.ndarray and X.dtype.kind in "fiub" and X.ndim > 1
@@ -279,7 +293,7 @@ def _make_loader(
             shape.append(X.shape[1:])
         if X.shape[1:] != shape[0]:
             raise ValueError(
-                f"a row of X must have the shape {shape[0]} as in the tasks before, "
+                f"a row of X must have the shape {shape[0]}, as in the tasks before, "
                 f"got {X.shape[1:]}."
             )
         return X
@@ -294,13 +308,8 @@ def encode_support(
 ) -> tuple[torch.Tensor, Columns | RealTargets]:
     """Return the labels of one support set as [1, S, C], and what turns outputs back."""
     if isinstance(meta.targets, RealTargets):
-        n_outputs = 1 if y.ndim == 1 else y.shape[1]
-        if n_outputs != meta.spec.n_outputs:
-            raise ValueError(
-                f"y must have {meta.spec.n_outputs} column(s) as in meta-training, got {n_outputs}."
-            )
         targets = replace(meta.targets, single=y.ndim == 1)
-        return make.features(targets.encode(y)).unsqueeze(0), targets
+        return make.features(targets.encode(y, where="the support set")).unsqueeze(0), targets
     codes, _, columns = meta.targets.encode(y, None, where="the support set")
     n_columns = meta.targets.width([columns])
     return make.one_hot(codes[None], None, n_columns), columns
@@ -327,7 +336,7 @@ def predict_tasks(
             f"{[m for m in _METHODS if hasattr(estimator, m)]}."
         )
     learner = estimator._current_learner(meta)
-    loader = _make_loader(estimator, tasks, reset=False)
+    loader = _make_loader(estimator, tasks, reset=False, known=meta)
     loader.targets = meta.targets
     predictions: list[Any] = [None] * len(tasks)
     for numbers, batch, columns in loader.in_order(with_query_labels=False):

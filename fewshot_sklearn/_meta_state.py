@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Number
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,16 @@ def changed_parameters(
 
 
 def _same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and bool(np.all(a == b)))
+    if a is b:
+        return True
+    if isinstance(a, BackboneSpec) and type(a) is type(b):
+        others = b.get_params()
+        return all(_same(value, others[name]) for name, value in a.get_params().items())
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, Number) and isinstance(b, Number):
+        return isinstance(a, (bool, np.bool_)) == isinstance(b, (bool, np.bool_)) and a == b
+    return type(a) is type(b) and bool(np.all(a == b))
 
 
 def target_scale(ys: list[NDArray[Any]], *, normalize: bool) -> RealTargets:

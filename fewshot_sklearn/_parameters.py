@@ -36,7 +36,7 @@ class SharedParameters:
     clip_norm: float | None = 10.0
     early_stopping: bool = False
     validation_interval: int = 50
-    n_iter_no_change: int = 10
+    n_iter_no_change: int = 5
     tol: float = 1e-4
     warm_start: bool = False
     precision: str = "float32"
@@ -97,8 +97,12 @@ class SharedParameters:
                     f"device={str(device)!r} needs a CUDA device, but torch finds none; "
                     "use device='auto' or 'cpu'."
                 )
-            return device
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        else:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if device.type == "cuda" and device.index is None:
+            # As tensors report it: without the number "cuda" is another device than "cuda:0".
+            device = torch.device("cuda", torch.cuda.current_device())
+        return device
 
     def _tensor_maker(self) -> TensorMaker:
         return TensorMaker(self._torch_device(), DTYPES[self.precision])

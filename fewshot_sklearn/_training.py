@@ -194,9 +194,11 @@ def meta_train(
     optimizer = _make_optimizer(parameters, options, log)
     good = _Snapshot(learner)
     best = None if validate is None else _BestState(learner, options.tol)
-    start = time.monotonic()
+    start, first = time.monotonic(), log.n_iter
     learner.train()
     try:
+        if first and best is not None:
+            _report(learner, log, validate, best, options.verbose)
         for iteration in range(options.max_iter):
             seconds = time.monotonic() - start
             if options.max_time is not None and iteration and seconds >= options.max_time:
@@ -221,6 +223,8 @@ def meta_train(
         if best is not None and [n for n, _ in log.validation_scores[-1:]] != [log.n_iter]:
             _report(learner, log, validate, best, options.verbose)
     except KeyboardInterrupt:
+        if log.n_iter == first:
+            raise  # nothing was learned that could be kept
         warnings.warn(
             f"meta-training was interrupted after {log.n_iter} iterations; "
             "what was learned so far is kept.",
@@ -228,7 +232,7 @@ def meta_train(
             stacklevel=2,
         )
     finally:
-        log.optimizer_state = optimizer.state_dict()
+        log.optimizer_state = _on_cpu(optimizer.state_dict())
         if best is not None and best.score > -math.inf:
             best.snapshot.restore()
         learner.eval()
@@ -247,6 +251,15 @@ def _make_optimizer(
     if log.optimizer_state is not None:
         optimizer.load_state_dict(log.optimizer_state)
     return optimizer
+
+
+def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's state for any machine; ``load_state_dict`` takes it back."""
+    kept = {
+        i: {k: v.cpu() if torch.is_tensor(v) else v for k, v in values.items()}
+        for i, values in state["state"].items()
+    }
+    return {**state, "state": kept}
 
 
 def _step(

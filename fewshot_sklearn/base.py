@@ -111,11 +111,11 @@ class FewShotEstimator(EstimatorProtocols):
     def _meta_fit(self, tasks: Any, validation_tasks: Any, known: MetaState | None) -> Self:
         if known is not None:
             self._check_unchanged(known, except_for=self._training_parameters)
-        for fitted in ("_adapted", "_fit_parameters", "classes_"):
-            self.__dict__.pop(fitted, None)
         tasks = as_task_set(tasks)
         if validation_tasks is not None:
             validation_tasks = as_task_set(validation_tasks)
+        for fitted in ("_adapted", "_fit_parameters", "classes_"):
+            self.__dict__.pop(fitted, None)
         with self._callback_task("meta_fit", self.max_iter) as hook:
             meta_fitting.meta_fit(self, tasks, validation_tasks, known, hook=hook)
         return self
@@ -153,6 +153,7 @@ class FewShotEstimator(EstimatorProtocols):
         rows, labels = self._check_support(X, y, reset=meta is None)
         with self._callback_task("fit", self.max_iter if meta is None else 0) as hook:
             if meta is None:
+                self.__dict__.pop("_meta", None)
                 meta_fitting.fit_from_scratch(self, rows, labels, hook=hook)
                 meta = self._meta
             self._adapt(meta, rows, labels)
@@ -160,11 +161,7 @@ class FewShotEstimator(EstimatorProtocols):
 
     def _adapt(self, meta: MetaState, X: Any, y: NDArray[Any]) -> None:
         """Learn one task from a checked support set."""
-        if X.shape[1:] != meta.spec.input_shape:
-            raise ValueError(
-                f"a row of X must have the shape {meta.spec.input_shape} as in meta_fit, "
-                f"got {tuple(X.shape[1:])}."
-            )
+        self._check_row_shape(X, meta)
         learner = self._current_learner(meta)
         make = self._tensor_maker()
         target, decoder = meta_fitting.encode_support(meta, learner, make, y)
@@ -177,9 +174,11 @@ class FewShotEstimator(EstimatorProtocols):
         """Return the raw outputs [n_queries, C] of the adapted learner."""
         if "_adapted" not in vars(self):
             self._raise_not_fitted()
-        rows = self._check_rows(X, reset=False, dtype=NUMPY_DTYPES[self.precision])
+        precision = self._fit_parameters["precision"]
+        rows = self._check_rows(X, reset=False, dtype=NUMPY_DTYPES[precision])
+        self._check_row_shape(rows, self._meta)
         learner, state, _ = self._adapted
-        make = TensorMaker(next(iter(state.values())).device, DTYPES[self.precision])
+        make = TensorMaker(next(iter(state.values())).device, DTYPES[precision])
         parts = []
         with torch.no_grad():
             for i in range(0, rows.shape[0], _QUERY_ROWS):
@@ -192,10 +191,9 @@ class FewShotEstimator(EstimatorProtocols):
         return meta_fitting.check_finite(torch.cat(parts).double().cpu().numpy())
 
     def _raise_not_fitted(self) -> None:
-        name = type(self).__name__
-        meta_fitted = self._user_meta() is not None
+        state = "not fitted yet" if self._user_meta() is None else "meta-fitted but not fitted yet"
         raise NotFittedError(
-            f"this {name} instance is {'meta-fitted but ' if meta_fitted else ''}not fitted yet; "
+            f"this {type(self).__name__} instance is {state}; "
             "call fit(X_support, y_support) with the task's labelled rows first."
         )
 
@@ -225,9 +223,9 @@ class FewShotEstimator(EstimatorProtocols):
             )
         self._check_unchanged(meta)
         tasks = as_task_set(tasks)
-        if not isinstance(tasks, TaskSet):
-            raise TypeError("predict_tasks needs a sequence of tasks, got an iterator; list it.")
-        return meta_fitting.predict_tasks(self, meta, tasks, method)
+        if isinstance(tasks, TaskSet):
+            return meta_fitting.predict_tasks(self, meta, tasks, method)
+        raise TypeError("predict_tasks needs a sequence of tasks, got an iterator; list it.")
 
     # ------------------------------------------------------------------ parameters and data
 
@@ -239,6 +237,8 @@ class FewShotEstimator(EstimatorProtocols):
             return meta.learner
         with torch.random.fork_rng(devices=[]):
             learner = self._make_learner(meta.spec)
+        # Buffers that are no part of the state dict follow the weights.
+        learner.to(self._torch_device(), DTYPES[self.precision])
         learner.load_state_dict(meta.learner.state_dict(), assign=True)
         return learner.requires_grad_(False).eval()
 
@@ -247,6 +247,11 @@ class FewShotEstimator(EstimatorProtocols):
         # scikit-learn refuses by name what the cast makes infinite.
         with np.errstate(over="ignore", invalid="ignore"):
             return validate_data(self, X, reset=reset, **options)
+
+    def _check_row_shape(self, X: Any, meta: MetaState) -> None:
+        if X.shape[1:] != meta.spec.input_shape:
+            shape, got = meta.spec.input_shape, tuple(X.shape[1:])
+            raise ValueError(f"a row of X must have the shape {shape} as in meta_fit, got {got}.")
 
     @abstractmethod
     def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
@@ -318,8 +323,7 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
 
     def _adapt(self, meta: MetaState, X: Any, y: NDArray[Any]) -> None:
         super()._adapt(meta, X, y)
-        columns: Any = self._adapted[2]
-        self.classes_ = columns.classes
+        self.classes_ = self._adapted[2].classes  # type: ignore[union-attr]
 
     def _decode(self, raw: NDArray[np.float64], decoder: Any, method: str) -> NDArray[Any]:
         logits = raw[:, decoder.positions]

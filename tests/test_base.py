@@ -788,3 +788,54 @@ def test_a_new_regressor_fits_by_itself():
     y = 100 * X @ [1.0, -2.0, 0.5] + 1000
     reg = small(MAMLRegressor, max_iter=50, meta_learning_rate=0.02).fit(X[:150], y[:150])
     assert reg.score(X[150:], y[150:]) > 0.5
+
+
+def test_targets_of_another_width_are_refused_everywhere(sines):
+    reg = small(MAMLRegressor).meta_fit(sines)
+    two_columns = [
+        (t.X_support, np.c_[t.y_support, t.y_support], t.X_query, np.c_[t.y_query, t.y_query])
+        for t in sines[:3]
+    ]
+    for use in (reg.predict_tasks, clone(reg).partial_meta_fit):
+        with pytest.raises(ValueError, match=r"y must have 1 column\(s\)"):
+            use(two_columns)
+
+
+def test_images_with_their_channels_last_are_refused():
+    rng = np.random.default_rng(0)
+    tasks = EpisodicTasks(
+        rng.random((40, 16, 16, 3)), np.repeat(range(4), 10), n_way=2, n_query=2, random_state=0
+    )
+    clf = ProtoNetClassifier(backbone=Conv4(image_shape=(3, 16, 16), n_filters=4), max_iter=1)
+    with pytest.raises(ValueError, match="move their channels first"):
+        clf.meta_fit(tasks)
+
+
+def test_query_images_of_another_shape_are_refused():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 16, 16)), np.repeat(range(4), 10)
+    tasks = EpisodicTasks(X, y, n_way=2, n_query=2, random_state=0)
+    clf = ProtoNetClassifier(backbone=Conv4(image_shape=(1, 16, 16), n_filters=4), max_iter=1)
+    clf.meta_fit(tasks).fit(*tasks[0][:2])
+    with pytest.raises(ValueError, match=r"must have the shape \(16, 16\)"):
+        clf.predict(X.reshape(40, 16, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "equal"),
+    [
+        ("meta_learning_rate", 0.01, np.float64(0.01)),
+        ("clip_norm", 10.0, 10),
+        ("backbone", MLP(hidden_layer_sizes=(8,)), MLP(hidden_layer_sizes=[8])),
+    ],
+)
+def test_an_equal_value_of_another_type_is_no_change(tasks, name, before, equal):
+    clf = small(ProtoNetClassifier, **{name: before}).meta_fit(tasks)
+    clf.set_params(**{name: equal}).fit(*tasks[0][:2])
+
+
+def test_bad_tasks_leave_a_fitted_estimator_fitted(tasks):
+    clf = small(ProtoNetClassifier).meta_fit(tasks).fit(*tasks[0][:2])
+    with pytest.raises(TypeError):
+        clf.meta_fit(None)
+    assert len(clf.predict(tasks[0].X_query)) == len(tasks[0].y_query)

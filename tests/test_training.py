@@ -579,9 +579,10 @@ def test_interrupting_a_callback_keeps_what_was_learned(tasks):
     np.testing.assert_array_equal(weights(clf), weights(small(max_iter=3).meta_fit(tasks)))
 
 
-def test_interrupting_before_the_first_iteration_leaves_a_new_estimator_new(tasks):
+def test_an_interruption_before_anything_was_learned_is_raised(tasks):
+    """A silent return would leave an estimator that looks meta-fitted and is not."""
     clf = small()
-    with pytest.warns(UserWarning, match="interrupted after 0 iterations"):
+    with pytest.raises(KeyboardInterrupt):
         clf.set_callbacks(Immediately()).meta_fit(tasks)
     with pytest.raises(NotFittedError):
         clf.predict_tasks(tasks)

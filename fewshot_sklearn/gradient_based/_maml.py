@@ -11,7 +11,7 @@ from torch.func import functional_call
 
 from ..base import FewShotClassifier, FewShotEstimator, FewShotRegressor, TaskSpec
 from ..nn import Learner, embedding_size, gradient_descent, map_tasks, should_loop
-from ..nn.functional import cross_entropy, mask_absent_classes, masked_labels, squared_error
+from ..nn.functional import cross_entropy, mask_absent_classes, present_classes, squared_error
 from ..nn.learner import Loss
 from ..utils._sklearn import Integral, Interval, Real, StrOptions
 from ..utils._tags import FewShotTags
@@ -86,8 +86,7 @@ class MAMLLearner(Learner):
     def inner_loss(self, outputs: Tensor, y: Tensor, mask: Tensor) -> Tensor:
         """Return one task's support loss over the classes that its support set has."""
         if self.loss is cross_entropy:
-            present = masked_labels(y, mask).any(dim=-2)
-            outputs = mask_absent_classes(outputs, present)
+            outputs = mask_absent_classes(outputs, present_classes(y, mask))
         return self.loss(outputs, y, mask)
 
     def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
@@ -226,7 +225,10 @@ class MAMLClassifier(FewShotClassifier, _MAMLEstimator):
         return self._make_maml(spec, fixed_head=fixed, loss=cross_entropy)
 
     def __fewshot_tags__(self) -> FewShotTags:
-        return FewShotTags(permutes_classes=self.head != "per_class")
+        meta = self._user_meta()
+        shared_labels = meta is not None and meta.spec.shared_classes
+        fixed = shared_labels if self.head == "auto" else self.head == "per_class"
+        return FewShotTags(permutes_classes=not fixed)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

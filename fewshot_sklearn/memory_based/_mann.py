@@ -139,7 +139,8 @@ class MANNClassifier(FewShotClassifier):
     seen included, as in the paper.
 
     Departures from the paper: a query is answered from the state after the whole support set,
-    and its own label is never fed, so that queries do not see each other; labels are one-hot.
+    and its own label is never fed, so that queries do not see each other; labels are one-hot; Adam
+    with a one-cycle schedule trains it, where the paper has RMSProp.
 
     References
     ----------

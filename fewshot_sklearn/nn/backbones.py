@@ -115,8 +115,9 @@ class Conv4(BackboneSpec):
         Number of blocks; each halves height and width.
     norm : {"group", "batch", None}, default="group"
         "group" normalises each image by itself (8 groups, or as many as divide ``n_filters``),
-        so that no prediction depends on the other rows. "batch" is batch normalisation: batch
-        statistics in meta-training, running averages afterwards.
+        so that no prediction depends on the other rows. "batch" is batch normalisation: in
+        meta-training the statistics of all rows of the batch of tasks, running averages
+        afterwards.
 
     References
     ----------
@@ -138,11 +139,14 @@ class Conv4(BackboneSpec):
     def build(self, input_shape: tuple[int, ...]) -> nn.Module:
         """Return a new network for rows of ``input_shape``, embedding [N, *] as [N, D]."""
         shape = tuple(self.image_shape)
-        if len(shape) != 3 or torch.Size(input_shape).numel() != torch.Size(shape).numel():
+        one_channel = [shape[1:], (*shape[1:], 1)] if shape[0] == 1 else []
+        known = [shape, (torch.Size(shape).numel(),), *one_channel]
+        if len(shape) != 3 or tuple(input_shape) not in known:
             raise ValueError(
-                f"Conv4(image_shape={shape}) needs (channels, height, width) with as many values "
-                f"as a row of X, but a row of X has the shape {tuple(input_shape)}; "
-                "set image_shape to the shape of your images."
+                f"Conv4(image_shape={shape}) needs (channels, height, width) of the rows of X, "
+                f"flat or in this order of axes, but a row of X has the shape "
+                f"{tuple(input_shape)}; set image_shape to the shape of your images, and move "
+                "their channels first: X.transpose(0, 3, 1, 2)."
             )
         if min(shape[1:]) < 2**self.n_blocks:
             raise ValueError(

@@ -16,6 +16,7 @@ from fewshot_sklearn.exceptions import TaskError
 from fewshot_sklearn.tasks._base import TaskSet
 from fewshot_sklearn.tasks._episodic import EpisodicTasks
 from fewshot_sklearn.tasks._indexed import IndexedTaskSet
+from fewshot_sklearn.tasks._list import TaskList
 from fewshot_sklearn.tasks._random import stream
 from fewshot_sklearn.tasks._rows import is_memory_mapped, n_rows
 from fewshot_sklearn.tasks._stream import StreamTasks
@@ -147,6 +148,7 @@ class _RowStore:
         dense = isinstance(X, np.ndarray) and not is_memory_mapped(X)
         self._resident = None
         if dense and make.device.type != "cpu" and X.nbytes <= _resident_bytes(make.device):
+            X = X if X.flags.writeable else X.copy()
             self._resident = torch.as_tensor(X, device=make.device)
         self.X = X
 
@@ -268,8 +270,8 @@ class TaskLoader:
         x_query, query_mask = self._features([d.x_query for d in draws])
         if isinstance(self.targets, RealTargets):
             y_support, y_query = (
-                make.features(stack([self.targets.encode(y) for y in ys])[0])
-                for ys in ([d.y_support for d in draws], [d.y_query for d in draws])
+                make.features(stack([self.targets.encode(y, where=d.where) for y, d in ys])[0])
+                for ys in ([(d.y_support, d) for d in draws], [(d.y_query, d) for d in draws])
             )
             batch = TaskBatch(x_support, y_support, x_query, y_query, support_mask, query_mask)
             return batch, None
@@ -378,11 +380,16 @@ class TaskLoader:
         return numbers, *self.collate(chosen, with_query_labels=with_query_labels)
 
     def peek(self, n_tasks: int = 1000) -> list[Draw]:
-        """Draw up to ``n_tasks`` tasks, evenly spread, to see what their labels are like."""
+        """Draw tasks to see what their labels are like.
+
+        All of a list, up to 32 of a stream, up to ``n_tasks``, evenly spread, of others.
+        """
         if isinstance(self.tasks, StreamTasks):
             head = self.tasks.head(min(n_tasks, 32))
             return [self.from_task(task, i) for i, task in enumerate(head)]
         n_all = len(self.tasks)
+        if isinstance(self.tasks, TaskList):
+            n_tasks = n_all
         positions = np.linspace(0, n_all - 1, min(n_tasks, n_all)).astype(int)
         return [self.draw(i) for i in positions.tolist()]
 

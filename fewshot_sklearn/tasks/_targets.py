@@ -125,10 +125,22 @@ class RealTargets:
     scale: NDArray[np.float64]
     single: bool
 
-    def encode(self, y: NDArray[Any]) -> NDArray[np.float64]:
-        """Return targets [N] or [N, C] as standardised [N, C]."""
+    def encode(self, y: NDArray[Any], *, where: str) -> NDArray[np.float64]:
+        """Return targets [N] or [N, C] as standardised [N, C].
+
+        Raises
+        ------
+        TaskError
+            If there are more or fewer columns than in meta-training.
+        """
         y = np.asarray(y, dtype=np.float64)
-        return ((y[:, None] if y.ndim == 1 else y) - self.mean) / self.scale
+        y = y[:, None] if y.ndim == 1 else y
+        if y.shape[1] != len(self.mean):
+            raise TaskError(
+                f"{where}: y must have {len(self.mean)} column(s) as in meta-training, "
+                f"got {y.shape[1]}."
+            )
+        return (y - self.mean) / self.scale
 
     def decode(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return outputs [N, C] in the users' units and shape."""

@@ -51,7 +51,8 @@ verbose : int, default=0
     adaptation parameter.""",
     "regressor_parameters": """\
 normalize_y : bool, default=True
-    Standardise targets with the mean and scale of the meta-training tasks' targets.""",
+    Standardise targets with the mean and scale of the meta-training tasks' targets (of a
+    thousand of them, if there are more).""",
     "shared_attributes": """\
 n_features_in_ : int
     Number of features, seen in ``meta_fit`` or ``fit``.
