@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._meta_state import MetaState, snapshot_parameters
+from ._meta_state import MetaState, TaskSpec, snapshot_parameters
 from ._training import IterationHook, TrainingLog, TrainingOptions, meta_train
 from .exceptions import NotMetaFittedWarning, SkippedTaskWarning, TaskError
 from .nn import Learner
-from .nn.functional import mask_absent_classes
+from .nn.functional import mask_absent_classes, task_mean
 from .tasks import GroupedTasks, IndexedTaskSet, StreamTasks, TaskList, TaskSet
 from .tasks._batch import TaskBatch, TaskLoader, TensorMaker
 from .tasks._random import resolve_random_state, stream
@@ -121,31 +121,20 @@ def fit_from_scratch(
     key = resolve_random_state(estimator.random_state)[1]
     spec, targets = estimator._describe_targets(X.shape[1:], [y], True)
     with seeded(estimator, key, 0):
-        learner = estimator._make_learner(spec).to(estimator._torch_device())
-    learner = learner.to(estimator._tensor_maker().dtype).requires_grad_(False).eval()
-    estimator._publish(
-        MetaState(
-            spec=spec,
-            learner=learner,
-            log=TrainingLog(),
-            targets=_with_columns(targets, learner),
-            parameters=snapshot_parameters(estimator._parameters()),
-            features=_features(estimator),
-            from_fit=True,
-        )
-    )
+        meta = _new_state(estimator, spec, targets, from_fit=True)
+    meta.learner.requires_grad_(False).eval()
+    estimator._publish(meta)
 
 
 def _start(
     estimator: FewShotEstimator, loader: TaskLoader, known: MetaState | None, *, from_fit: bool
 ) -> MetaState:
     """Return the state to train: new, or a copy of the known one, which others may share."""
-    parameters = snapshot_parameters(estimator._parameters())
-    device = estimator._torch_device()
     if known is not None:
-        learner = estimator._make_learner(known.spec).to(device, estimator._tensor_maker().dtype)
-        learner.load_state_dict(known.learner.state_dict())
-        return replace(known, learner=learner, log=known.log.copy(), parameters=parameters)
+        new = _new_state(estimator, known.spec, known.targets, from_fit=from_fit)
+        new.learner.load_state_dict(known.learner.state_dict())
+        log = known.log.copy()
+        return replace(known, learner=new.learner, log=log, parameters=new.parameters)
     draws = loader.peek()
     if len({d.y_support.shape[1:] for d in draws} | {d.y_query.shape[1:] for d in draws}) > 1:
         raise TaskError("y must have the same number of columns in every task.")
@@ -157,24 +146,30 @@ def _start(
     )
     if not spec.shared_classes and isinstance(targets, ClassTargets):
         spec = replace(spec, n_outputs=loader.largest_way(draws))
-    learner = estimator._make_learner(spec).to(device, estimator._tensor_maker().dtype)
+    return _new_state(estimator, spec, targets, from_fit=from_fit)
+
+
+def _new_state(
+    estimator: FewShotEstimator,
+    spec: TaskSpec,
+    targets: ClassTargets | RealTargets,
+    *,
+    from_fit: bool,
+) -> MetaState:
+    """Return the state before any meta-training, with a new learner."""
+    make = estimator._tensor_maker()
+    learner = estimator._make_learner(spec).to(make.device, make.dtype)
+    if isinstance(targets, ClassTargets):
+        targets = replace(targets, n_columns=learner.n_outputs)
     return MetaState(
         spec=spec,
         learner=learner,
         log=TrainingLog(),
-        targets=_with_columns(targets, learner),
-        parameters=parameters,
+        targets=targets,
+        parameters=snapshot_parameters(estimator._parameters()),
         features=_features(estimator),
         from_fit=from_fit,
     )
-
-
-def _with_columns(
-    targets: ClassTargets | RealTargets, learner: Learner
-) -> ClassTargets | RealTargets:
-    if isinstance(targets, RealTargets):
-        return targets
-    return replace(targets, n_columns=learner.n_outputs)
 
 
 def _features(estimator: FewShotEstimator) -> dict[str, Any]:
@@ -258,9 +253,7 @@ def _task_scores(learner: Learner, batch: TaskBatch, *, classes: bool) -> torch.
         rows = (outputs.argmax(-1) == batch.y_query.argmax(-1)).to(batch.y_query.dtype)
     else:
         rows = -(outputs - batch.y_query).square().mean(dim=-1)
-    if batch.query_mask is None:
-        return rows.mean(dim=-1)
-    return (rows * batch.query_mask).sum(dim=-1) / batch.query_mask.sum(dim=-1)
+    return task_mean(rows, batch.query_mask)
 
 
 def _make_loader(
@@ -304,7 +297,7 @@ def _make_loader(
 
 
 def encode_support(
-    meta: MetaState, learner: Learner, make: TensorMaker, y: NDArray[Any]
+    meta: MetaState, make: TensorMaker, y: NDArray[Any]
 ) -> tuple[torch.Tensor, Columns | RealTargets]:
     """Return the labels of one support set as [1, S, C], and what turns outputs back."""
     if isinstance(meta.targets, RealTargets):

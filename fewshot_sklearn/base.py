@@ -164,7 +164,7 @@ class FewShotEstimator(EstimatorProtocols):
         self._check_row_shape(X, meta)
         learner = self._current_learner(meta)
         make = self._tensor_maker()
-        target, decoder = meta_fitting.encode_support(meta, learner, make, y)
+        target, decoder = meta_fitting.encode_support(meta, make, y)
         with torch.no_grad():
             state = learner.adapt(make.features(X).unsqueeze(0), target, None)
         self._adapted = (learner, state, decoder)

@@ -2,17 +2,15 @@
 
 from numbers import Integral, Real
 
-from sklearn.base import _clone_parametrized, _fit_context
-from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.base import _clone_parametrized
+from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils._repr_html.estimator import estimator_html_repr
 
 __all__ = [
-    "HasMethods",
     "Integral",
     "Interval",
     "Real",
     "StrOptions",
     "_clone_parametrized",
-    "_fit_context",
     "estimator_html_repr",
 ]
