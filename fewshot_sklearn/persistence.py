@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import torch
 from sklearn.exceptions import NotFittedError
 
 from ._codec import Decoder, Encoder, all_subclasses, class_reference, find_class
+from ._container import import_safetensors, read_file, reading, write_file
 from ._meta_state import MetaState, snapshot_parameters
 from .utils.discovery import all_estimators
 
@@ -28,8 +25,7 @@ _VERSION = 1
 # The entry of a safetensors file's metadata that is ours.
 _ENTRY = "fewshot_sklearn"
 _META_MEMBERS = ("spec", "log", "targets", "parameters", "features", "n_epochs", "from_fit")
-# What a file with another content than an Encoder's leads to.
-_MISREAD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
+_CURE = "pass a file that an estimator's save method wrote, or save the estimator again"
 
 
 def save(estimator: FewShotEstimator, path: str | os.PathLike[str]) -> None:
@@ -73,7 +69,7 @@ def save(estimator: FewShotEstimator, path: str | os.PathLike[str]) -> None:
     ...     os.listdir(folder)
     ['digits.fewshot']
     """
-    safetensors = _import_safetensors()
+    import_safetensors()
     meta: MetaState | None = vars(estimator).get("_meta")
     if meta is None:
         raise NotFittedError(
@@ -96,9 +92,7 @@ def save(estimator: FewShotEstimator, path: str | os.PathLike[str]) -> None:
             "backbone was changed after meta_fit; call meta_fit again, or set it back, before "
             "saving."
         )
-    content["sha256"] = _digest(content, encoder.tensors)
-    text = json.dumps(content, allow_nan=False)
-    _replace(Path(path), safetensors.save(encoder.tensors, {_ENTRY: text}))
+    write_file(path, content, encoder.tensors, entry=_ENTRY)
 
 
 def load(
@@ -156,8 +150,8 @@ def load(
     >>> bool((loaded.predict(X) == clf.predict(X)).all())
     True
     """
-    tensors, content = _read(Path(path))
-    with _reading(path):
+    tensors, content = read_file(path, entry=_ENTRY, version=_VERSION, cure=_CURE)
+    with reading(path):
         decoder = Decoder(tensors, backbone)
         cls: type[FewShotEstimator] = find_class(content["class"], _known_estimators())
         parts = {n: decoder.decode(content[n]) for n in ("parameters", "meta", "fitted")}
@@ -166,11 +160,11 @@ def load(
     if device is not None:
         estimator.device = device
     place = _place(estimator, asked_for=device is not None)
-    with _reading(path) if backbone is None else nullcontext():
+    with reading(path) if backbone is None else nullcontext():
         meta = _meta_state(meta_trained, parts["meta"], path).on(place)
         estimator._publish(meta)
     if parts["fitted"] is not None:
-        with _reading(path):
+        with reading(path):
             _restore_fit(estimator, meta, parts["fitted"], place, backbone)
     return estimator
 
@@ -270,82 +264,3 @@ def _restore_fit(
     state = {name: tensor.to(place) for name, tensor in parts["state"].items()}
     estimator._adapted = (fitted._current_learner(meta), state, parts["decoder"])
     estimator.__dict__.update(parts["attributes"], _fit_parameters=parameters)
-
-
-# ---------------------------------------------------------------------- bytes
-
-
-def _import_safetensors() -> Any:
-    try:
-        return import_module("safetensors.torch")
-    except ImportError as error:
-        raise ImportError(
-            "saving and loading need the package safetensors; pip install 'fewshot-sklearn[save]'."
-        ) from error
-
-
-def _digest(content: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return a SHA-256 over the content and every tensor, by which damage is seen."""
-    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file such that at any moment the old or the new one is there."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the tensors and the content of a file that is whole and of this version."""
-    safetensors = _import_safetensors()
-    data = path.read_bytes()
-    try:
-        tensors: dict[str, torch.Tensor] = safetensors.load(data)
-        n_header = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + n_header]).get("__metadata__", {})
-    except (import_module("safetensors").SafetensorError, *_MISREAD) as error:
-        raise ValueError(
-            f"{path} is no whole safetensors file ({error}): it is damaged, cut off or something "
-            "else; save the estimator again."
-        ) from error
-    if _ENTRY not in metadata:
-        raise ValueError(
-            f"{path} is a safetensors file that fewshot_sklearn did not write; load takes what an "
-            "estimator's save method wrote."
-        )
-    with _reading(path):
-        content: dict[str, Any] = json.loads(metadata[_ENTRY])
-        version, digest = content["version"], content.pop("sha256", None)
-    if version != _VERSION:
-        raise ValueError(
-            f"{path} has the format version {version!r}, but this fewshot_sklearn reads version "
-            f"{_VERSION}; load it with the release that wrote it, or save it again."
-        )
-    if _digest(content, tensors) != digest:
-        raise ValueError(
-            f"{path} is damaged: its content does not match its checksum; save the estimator again."
-        )
-    return tensors, content
-
-
-@contextmanager
-def _reading(path: Any) -> Iterator[None]:
-    """Turn whatever a wrong content leads to into a ValueError that names the file."""
-    try:
-        yield
-    except _MISREAD as error:
-        reason = str(error)
-        if not isinstance(error, ValueError):
-            reason = f"its content is not what save writes ({type(error).__name__}: {error})."
-        raise ValueError(f"{path} cannot be loaded: {reason}") from error

@@ -26,8 +26,8 @@ from fewshot_sklearn import (
     MAMLRegressor,
     MANNClassifier,
     ProtoNetClassifier,
+    _container,
     load,
-    persistence,
 )
 from fewshot_sklearn._codec import Decoder, Encoder
 from fewshot_sklearn.nn import BackboneSpec
@@ -405,7 +405,7 @@ def test_a_failed_write_leaves_the_old_file(good, monkeypatch):
     def fail(descriptor):
         raise OSError("the disk is full")
 
-    monkeypatch.setattr(persistence.os, "fsync", fail)
+    monkeypatch.setattr(_container.os, "fsync", fail)
     with pytest.raises(OSError, match="disk is full"):
         clf.save(folder / "good")
     assert (folder / "good").read_bytes() == data
@@ -457,7 +457,7 @@ def forge(data, change):
     content = json.loads(header["__metadata__"]["fewshot_sklearn"])
     change(content, tensors)
     content.pop("sha256")
-    content["sha256"] = persistence._digest(content, tensors)
+    content["sha256"] = _container.digest(content, tensors)
     return safetensors.torch.save(tensors, {"fewshot_sklearn": json.dumps(content)})
 
 
