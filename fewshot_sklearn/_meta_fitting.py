@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ._meta_state import MetaState, TaskSpec, snapshot_parameters
-from ._training import IterationHook, TrainingLog, TrainingOptions, meta_train
+from ._training import TrainingLog, TrainingOptions, meta_train
 from .exceptions import NotMetaFittedWarning, SkippedTaskWarning, TaskError
 from .nn import Learner
 from .nn.functional import mask_absent_classes, task_mean
@@ -24,6 +26,7 @@ from .tasks._rows import is_memory_mapped
 from .tasks._targets import ClassTargets, Columns, RealTargets
 
 if TYPE_CHECKING:
+    from ._protocols import MakeHook
     from .base import FewShotEstimator
 
 # Episodes that a plain fit cuts from its rows.
@@ -39,7 +42,7 @@ def meta_fit(
     validation_tasks: TaskSet | StreamTasks | None,
     known: MetaState | None,
     *,
-    hook: IterationHook | None,
+    make_hook: MakeHook | None,
     from_fit: bool = False,
 ) -> None:
     """Meta-train an estimator, anew or from a known state, and publish the result.
@@ -70,7 +73,7 @@ def meta_fit(
                 _options(estimator),
                 meta.log,
                 validate=validate,
-                around_iteration=hook,
+                around_iteration=make_hook and make_hook(partial(_as_of_now, meta)),
             )
         finally:
             if meta.log.n_iter or not any(p.requires_grad for p in meta.learner.parameters()):
@@ -86,7 +89,7 @@ def meta_fit(
 
 
 def fit_from_scratch(
-    estimator: FewShotEstimator, X: Any, y: NDArray[Any], *, hook: IterationHook | None
+    estimator: FewShotEstimator, X: Any, y: NDArray[Any], *, make_hook: MakeHook | None
 ) -> None:
     """Meta-train on episodes cut from one labelled data set, as a plain ``fit`` does."""
     classifier = estimator._estimator_type_is_classifier
@@ -109,7 +112,7 @@ def fit_from_scratch(
             # Episodes of the same rows that training, whose visits count from zero, never draws.
             late = range(2**32, 2**32 + _N_VALIDATION)
             validation = TaskList(tasks.task(0, visit) for visit in late)
-        meta_fit(estimator, tasks, validation, None, hook=hook, from_fit=True)
+        meta_fit(estimator, tasks, validation, None, make_hook=make_hook, from_fit=True)
         return
     warnings.warn(
         f"{n_rows} rows of {n_classes} class(es) are too few to cut episodes from, so "
@@ -124,6 +127,12 @@ def fit_from_scratch(
         meta = _new_state(estimator, spec, targets, from_fit=True)
     meta.learner.requires_grad_(False).eval()
     estimator._publish(meta)
+
+
+def _as_of_now(meta: MetaState) -> MetaState:
+    """Return a copy of the state in training, ready to predict."""
+    learner = copy.deepcopy(meta.learner).requires_grad_(False).eval()
+    return replace(meta, learner=learner, log=replace(meta.log.copy(), optimizer_state=None))
 
 
 def _start(

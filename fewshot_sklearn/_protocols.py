@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +17,8 @@ from ._meta_state import MetaState, changed_parameters, snapshot_parameters
 from ._parameters import SharedParameters
 from ._training import IterationHook
 from .utils._sklearn import _clone_parametrized, estimator_html_repr
+
+MakeHook = Callable[[Callable[[], MetaState]], IterationHook]
 
 
 class EstimatorProtocols(CallbackSupportMixin, SharedParameters, BaseEstimator):
@@ -35,19 +38,39 @@ class EstimatorProtocols(CallbackSupportMixin, SharedParameters, BaseEstimator):
         self.validation_scores_ = meta.log.validation_scores
 
     @contextmanager
-    def _callback_task(self, name: str, max_subtasks: int) -> Iterator[IterationHook | None]:
-        """Announce a fit to scikit-learn's callbacks; yield what announces each iteration."""
+    def _callback_task(
+        self, name: str, max_subtasks: int, X: Any = None, y: Any = None
+    ) -> Iterator[MakeHook | None]:
+        """Announce a fit to scikit-learn's callbacks.
+
+        Yields what makes, from a function that returns the meta state of the moment, the hook that
+        announces each iteration; None without callbacks.
+        """
+        data = {"estimator": self, "X": X, "y": y}
         root = self._init_callback_context(task_name=name, max_subtasks=max_subtasks)
-        root.call_on_fit_task_begin(estimator=self)
+        root.call_on_fit_task_begin(**data)
 
-        @contextmanager
-        def around(iteration: int) -> Iterator[Callable[[], bool]]:
-            step = root.subcontext(task_name="meta-iteration")
-            step.call_on_fit_task_begin(estimator=self)
-            yield lambda: step.call_on_fit_task_end(estimator=self)
+        def make_hook(now: Callable[[], MetaState]) -> IterationHook:
+            @contextmanager
+            def around(iteration: int) -> Iterator[Callable[[], bool]]:
+                step = root.subcontext(task_name="meta-iteration")
+                step.call_on_fit_task_begin(**data)
+                yield lambda: step.call_on_fit_task_end(
+                    **data, reconstruction_attributes=lambda: self._as_of(now(), X, y)
+                )
 
-        yield around if hasattr(self, "_skl_callbacks") else None
-        root.call_on_fit_task_end(estimator=self)
+            return around
+
+        yield make_hook if hasattr(self, "_skl_callbacks") else None
+        root.call_on_fit_task_end(**data, reconstruction_attributes=dict)
+
+    def _as_of(self, meta: MetaState, X: Any, y: Any) -> dict[str, Any]:
+        """Return the attributes that this estimator would have if training stopped now."""
+        twin: Any = copy.copy(self)
+        twin._publish(meta)
+        if X is not None:
+            twin._adapt(meta, *twin._check_support(X, y, reset=False))
+        return vars(twin)
 
     def __sklearn_is_fitted__(self) -> bool:
         return "_adapted" in vars(self)

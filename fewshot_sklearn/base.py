@@ -117,7 +117,7 @@ class FewShotEstimator(EstimatorProtocols):
         for fitted in ("_adapted", "_fit_parameters", "classes_"):
             self.__dict__.pop(fitted, None)
         with self._callback_task("meta_fit", self.max_iter) as hook:
-            meta_fitting.meta_fit(self, tasks, validation_tasks, known, hook=hook)
+            meta_fitting.meta_fit(self, tasks, validation_tasks, known, make_hook=hook)
         return self
 
     # ------------------------------------------------------------------ one task
@@ -151,10 +151,10 @@ class FewShotEstimator(EstimatorProtocols):
         if meta is not None:
             self._check_unchanged(meta)
         rows, labels = self._check_support(X, y, reset=meta is None)
-        with self._callback_task("fit", self.max_iter if meta is None else 0) as hook:
+        with self._callback_task("fit", self.max_iter if meta is None else 0, X, y) as hook:
             if meta is None:
                 self.__dict__.pop("_meta", None)
-                meta_fitting.fit_from_scratch(self, rows, labels, hook=hook)
+                meta_fitting.fit_from_scratch(self, rows, labels, make_hook=hook)
                 meta = self._meta
             self._adapt(meta, rows, labels)
         return self
