@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from ._meta_state import TaskSpec
-from ._training import TrainingLog
+from ._training_run import TrainingLog
 from .nn import BackboneSpec
 from .tasks._targets import ClassTargets, Columns, RealTargets
 

@@ -14,20 +14,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ._checkpoint import Checkpoint, describe_configuration
 from ._meta_state import MetaState, TaskSpec, snapshot_parameters
-from ._training import TrainingLog, TrainingOptions, meta_train
+from ._training import meta_train
+from ._training_run import TrainingLog, TrainingOptions, TrainingRun
 from .exceptions import NotMetaFittedWarning, SkippedTaskWarning, TaskError
 from .nn import Learner
 from .nn.functional import mask_absent_classes, task_mean
 from .tasks import GroupedTasks, IndexedTaskSet, StreamTasks, TaskList, TaskSet
-from .tasks._batch import TaskBatch, TaskLoader, TensorMaker
+from .tasks._batch import TaskBatch, TaskLoader
 from .tasks._random import resolve_random_state, stream
 from .tasks._rows import is_memory_mapped
 from .tasks._targets import ClassTargets, Columns, RealTargets
+from .tasks._tensors import TensorMaker
 
 if TYPE_CHECKING:
+    from ._estimator import FewShotEstimator
     from ._protocols import MakeHook
-    from .base import FewShotEstimator
 
 # Episodes that a plain fit cuts from its rows.
 _MOST_SUPPORT_ROWS = 16
@@ -44,12 +47,19 @@ def meta_fit(
     *,
     make_hook: MakeHook | None,
     from_fit: bool = False,
+    checkpoint: Any = None,
 ) -> None:
     """Meta-train an estimator, anew or from a known state, and publish the result.
 
     What was learned before an error or an interruption is published too.
     """
     key = resolve_random_state(estimator.random_state)[1]
+    file = saved = None
+    if checkpoint is not None:
+        about = describe_configuration(estimator, tasks, validation_tasks, known)
+        file = Checkpoint(checkpoint, about)
+        saved = file.read()
+        key = key if saved is None else saved["key"]
     if estimator.early_stopping and validation_tasks is None:
         tasks, validation_tasks = _hold_out(tasks, key)
     loader = _make_loader(
@@ -65,15 +75,18 @@ def meta_fit(
         validate = None
         if validation_tasks is not None:
             validate = _make_validation(estimator, meta, validation_tasks)
-        batches = loader.batches(estimator.meta_batch_size, key, meta.n_epochs)
+        if saved is not None:
+            loader.n_batches, loader.n_drawn, loader.n_skipped = saved["position"]
         try:
             meta_train(
                 meta.learner,
-                batches,
+                loader.batches(estimator.meta_batch_size, key, meta.n_epochs),
                 _options(estimator),
                 meta.log,
                 validate=validate,
                 around_iteration=make_hook and make_hook(partial(_as_of_now, meta)),
+                resume=saved and saved["run"],
+                keep=None if file is None else partial(_keep, file, loader, key),
             )
         finally:
             if meta.log.n_iter or not any(p.requires_grad for p in meta.learner.parameters()):
@@ -86,6 +99,12 @@ def meta_fit(
             SkippedTaskWarning,
             stacklevel=5,
         )
+
+
+def _keep(file: Checkpoint, loader: TaskLoader, key: NDArray[np.uint64], run: TrainingRun) -> None:
+    """Offer the run to the checkpoint with all that the batches depend on."""
+    position = [loader.n_batches, loader.n_drawn, loader.n_skipped]
+    file.offer(run, {"key": key, "position": position})
 
 
 def fit_from_scratch(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ._training import TrainingLog
+from ._training_run import TrainingLog
 from .nn import BackboneSpec, Learner
 from .tasks._targets import ClassTargets, RealTargets
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ._meta_state import MetaState, changed_parameters
-from .tasks._batch import TensorMaker
+from .tasks._tensors import TensorMaker
 from .utils._docs import insert_shared_docs
 from .utils._sklearn import Integral, Interval, Real, StrOptions
 
@@ -83,10 +83,17 @@ class SharedParameters:
         names = meta.parameters.keys() - self._adaptation_parameters - except_for
         changed = changed_parameters(self._parameters(), meta.parameters, sorted(names))
         if changed:
-            name = changed[0]
+            now, before = (
+                ", ".join(f"{name}={values[name]!r}" for name in changed)
+                for values in (self._parameters(), meta.parameters)
+            )
+            learned_in, hint = "fit", ""
+            if not meta.from_fit:
+                learned_in = "meta_fit"
+                hint = " A search over it needs TaskLearner(estimator), prefit=False, and tasks."
             raise ValueError(
-                f"{name}={getattr(self, name)!r} was changed after meta_fit, which learned with "
-                f"{name}={meta.parameters[name]!r}; call meta_fit again, or set it back."
+                f"{now} {'were' if changed[1:] else 'was'} changed after {learned_in}, which "
+                f"learned with {before}; call {learned_in} again, or set it back.{hint}"
             )
 
     def _torch_device(self) -> torch.device:

@@ -17,7 +17,7 @@ from ._meta_state import MetaState, snapshot_parameters
 from .utils.discovery import all_estimators
 
 if TYPE_CHECKING:
-    from .base import FewShotEstimator
+    from ._estimator import FewShotEstimator
 
 __all__ = ["load", "save"]
 

@@ -23,8 +23,9 @@ from fewshot_sklearn import (
     ProtoNetClassifier,
     TaskList,
 )
-from fewshot_sklearn import _training as training
-from fewshot_sklearn._training import SCHEDULES, TrainingLog, TrainingOptions, meta_train
+from fewshot_sklearn import _training_run as training
+from fewshot_sklearn._training import meta_train
+from fewshot_sklearn._training_run import SCHEDULES, TrainingLog, TrainingOptions
 from fewshot_sklearn.datasets import make_sinusoid_tasks
 from fewshot_sklearn.exceptions import MetaTrainingError, SkippedTaskWarning, TaskError
 from fewshot_sklearn.nn import Learner

@@ -1,0 +1,270 @@
+"""What few-shot classifiers and regressors have in common: meta_fit, fit and the way to outputs."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from sklearn.callback import with_callbacks
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import validate_data
+
+from . import _meta_fitting as meta_fitting
+from ._meta_state import MetaState, TaskSpec, changed_parameters, snapshot_parameters
+from ._parameters import DTYPES, NUMPY_DTYPES, SharedParameters
+from ._protocols import EstimatorProtocols
+from .nn import Learner, build_backbone
+from .tasks import TaskSet, as_task_set
+from .tasks._targets import ClassTargets, RealTargets
+from .tasks._tensors import TensorMaker
+from .utils._tags import FewShotTags
+
+_QUERY_ROWS = 1024
+_ROW_BLOCK = 8
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class FewShotEstimator(EstimatorProtocols):
+    """Base class of all few-shot estimators.
+
+    A method derives from :class:`FewShotClassifier` or :class:`FewShotRegressor`, declares its
+    parameters as dataclass fields and implements ``_make_learner(spec)``.
+
+    Parameters
+    ----------
+    %(shared_parameters)s
+    """
+
+    # ------------------------------------------------------------------ what a method writes
+
+    @abstractmethod
+    def _make_learner(self, spec: TaskSpec) -> Learner:
+        """Return a new learner for tasks of this kind."""
+
+    def _build_backbone(self, input_shape: tuple[int, ...]) -> torch.nn.Module:
+        """Return a new network from the ``backbone`` parameter."""
+        return build_backbone(self.backbone, input_shape)
+
+    def __fewshot_tags__(self) -> FewShotTags:
+        """Return what the method promises beyond scikit-learn's tags."""
+        return FewShotTags()
+
+    # ------------------------------------------------------------------ meta-training
+
+    @with_callbacks
+    def meta_fit(self, tasks: Any, validation_tasks: Any = None, *, checkpoint: Any = None) -> Self:
+        """Learn to learn from a sequence of tasks.
+
+        Parameters
+        ----------
+        tasks : TaskSet, list or iterable of tasks
+            Each a :class:`Task` or a tuple ``(X_support, y_support, X_query, y_query)``.
+        validation_tasks : like tasks, default=None
+            Tasks whose score decides which weights are kept.
+        checkpoint : str or path-like, default=None
+            A file in which the state of meta-training is kept up to date, at most a twentieth
+            of the time being spent on it. When it exists, meta-training goes on from it, and
+            ends with the same weights, bit for bit, as if it had never been interrupted;
+            a finished one is taken as it is. Needs the extra ``save``.
+
+        Returns
+        -------
+        self : object
+            Meta-fitted, not fitted.
+
+        Raises
+        ------
+        TaskError
+            When a task cannot be used; the message names it.
+        MetaTrainingError
+            When the loss or a gradient is not finite. What was learned until then is kept.
+        ValueError
+            When the checkpoint is damaged or belongs to another configuration or other tasks.
+        """
+        self._validate_params()
+        known = self._user_meta() if self.warm_start else None
+        return self._meta_fit(tasks, validation_tasks, known, checkpoint)
+
+    @with_callbacks
+    def partial_meta_fit(
+        self, tasks: Any, validation_tasks: Any = None, *, checkpoint: Any = None
+    ) -> Self:
+        """Take ``max_iter`` more meta-iterations from what is there, optimizer state included.
+
+        Parameters
+        ----------
+        tasks, validation_tasks, checkpoint : as in :meth:`meta_fit`
+
+        Returns
+        -------
+        self : object
+        """
+        self._validate_params()
+        return self._meta_fit(tasks, validation_tasks, self._user_meta(), checkpoint)
+
+    def _meta_fit(
+        self, tasks: Any, validation_tasks: Any, known: MetaState | None, checkpoint: Any
+    ) -> Self:
+        if known is not None:
+            self._check_unchanged(known, except_for=self._training_parameters)
+        tasks = as_task_set(tasks)
+        if validation_tasks is not None:
+            validation_tasks = as_task_set(validation_tasks)
+        for fitted in ("_adapted", "_fit_parameters", "classes_"):
+            self.__dict__.pop(fitted, None)
+        with self._callback_task("meta_fit", self.max_iter) as hook:
+            meta_fitting.meta_fit(
+                self, tasks, validation_tasks, known, make_hook=hook, checkpoint=checkpoint
+            )
+        return self
+
+    # ------------------------------------------------------------------ one task
+
+    @with_callbacks
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
+        """Learn one task.
+
+        A meta-fitted estimator adapts to the support set and keeps what it meta-learned. A new
+        estimator first meta-trains on episodes cut from (X, y), then adapts to all of it.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of shape (n_support, n_features), or n-D array
+            The support set's rows.
+        y : array-like of shape (n_support,)
+            Their labels. Regressors take several columns too.
+
+        Returns
+        -------
+        self : object
+
+        Raises
+        ------
+        ValueError
+            When a parameter that meta-training depends on was changed after ``meta_fit``, or
+            the data do not fit what was meta-trained.
+        """
+        self._validate_params()
+        meta = self._user_meta()
+        if meta is not None:
+            self._check_unchanged(meta)
+        rows, labels = self._check_support(X, y, reset=meta is None)
+        with self._callback_task("fit", self.max_iter if meta is None else 0, X, y) as hook:
+            if meta is None:
+                self.__dict__.pop("_meta", None)
+                meta_fitting.fit_from_scratch(self, rows, labels, make_hook=hook)
+                meta = self._meta
+            self._adapt(meta, rows, labels)
+        return self
+
+    def _adapt(self, meta: MetaState, X: Any, y: NDArray[Any]) -> None:
+        """Learn one task from a checked support set."""
+        self._check_row_shape(X, meta)
+        learner = self._current_learner(meta)
+        make = self._tensor_maker()
+        target, decoder = meta_fitting.encode_support(meta, make, y)
+        with torch.no_grad():
+            state = learner.adapt(make.features(X).unsqueeze(0), target, None)
+        self._adapted = (learner, state, decoder)
+        self._fit_parameters = snapshot_parameters(self._parameters())
+
+    def _outputs(self, X: ArrayLike) -> NDArray[np.float64]:
+        """Return the raw outputs [n_queries, C] of the adapted learner."""
+        if "_adapted" not in vars(self):
+            self._raise_not_fitted()
+        precision = self._fit_parameters["precision"]
+        rows = self._check_rows(X, reset=False, dtype=NUMPY_DTYPES[precision])
+        self._check_row_shape(rows, self._meta)
+        learner, state, _ = self._adapted
+        make = TensorMaker(next(iter(state.values())).device, DTYPES[precision])
+        parts = []
+        with torch.no_grad():
+            for i in range(0, rows.shape[0], _QUERY_ROWS):
+                x = make.features(rows[i : i + _QUERY_ROWS])
+                # Matrix products round a last, incomplete block of rows differently; padding to
+                # whole blocks makes a prediction the same bits whatever rows come with it.
+                n_real = len(x)
+                x = torch.cat([x, x.new_zeros(-n_real % _ROW_BLOCK, *x.shape[1:])])
+                parts.append(learner.predict(state, x.unsqueeze(0))[0, :n_real])
+        return meta_fitting.check_finite(torch.cat(parts).double().cpu().numpy())
+
+    def _raise_not_fitted(self) -> None:
+        state = "not fitted yet" if self._user_meta() is None else "meta-fitted but not fitted yet"
+        raise NotFittedError(
+            f"this {type(self).__name__} instance is {state}; "
+            "call fit(X_support, y_support) with the task's labelled rows first."
+        )
+
+    def predict_tasks(self, tasks: Any, *, method: str = "predict") -> list[NDArray[Any]]:
+        """Adapt to each task and predict its query set, many tasks at once.
+
+        Parameters
+        ----------
+        tasks : TaskSet or list of tasks
+        method : {"predict", "predict_proba", "decision_function"}, default="predict"
+
+        Returns
+        -------
+        predictions : list of ndarray
+            For each task what ``fit(X_support, y_support)`` and ``method(X_query)`` give, to
+            rounding. The estimator itself stays as it is.
+
+        Raises
+        ------
+        NotFittedError
+            When the estimator is not meta-fitted.
+        """
+        meta = self._user_meta()
+        if meta is None:
+            raise NotFittedError(
+                f"predict_tasks needs a meta-fitted {type(self).__name__}; call meta_fit first."
+            )
+        self._check_unchanged(meta)
+        tasks = as_task_set(tasks)
+        if isinstance(tasks, TaskSet):
+            return meta_fitting.predict_tasks(self, meta, tasks, method)
+        raise TypeError("predict_tasks needs a sequence of tasks, got an iterator; list it.")
+
+    # ------------------------------------------------------------------ parameters and data
+
+    def _current_learner(self, meta: MetaState) -> Learner:
+        """Return the meta-trained learner with this estimator's adaptation parameters."""
+        meta = meta.on(self._torch_device())
+        own = self._adaptation_parameters - SharedParameters._adaptation_parameters
+        if not changed_parameters(self._parameters(), meta.parameters, own):
+            return meta.learner
+        with torch.random.fork_rng(devices=[]):
+            learner = self._make_learner(meta.spec)
+        # Buffers that are no part of the state dict follow the weights.
+        learner.to(self._torch_device(), DTYPES[self.precision])
+        learner.load_state_dict(meta.learner.state_dict(), assign=True)
+        return learner.requires_grad_(False).eval()
+
+    def _check_rows(self, X: Any, *, reset: bool, **options: Any) -> Any:
+        options = {"accept_sparse": "csr", "allow_nd": True, "dtype": "numeric"} | options
+        # scikit-learn refuses by name what the cast makes infinite.
+        with np.errstate(over="ignore", invalid="ignore"):
+            return validate_data(self, X, reset=reset, **options)
+
+    def _check_row_shape(self, X: Any, meta: MetaState) -> None:
+        if X.shape[1:] != meta.spec.input_shape:
+            shape, got = meta.spec.input_shape, tuple(X.shape[1:])
+            raise ValueError(f"a row of X must have the shape {shape} as in meta_fit, got {got}.")
+
+    @abstractmethod
+    def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, Any]:
+        """Return checked rows and labels."""
+
+    @abstractmethod
+    def _describe_targets(
+        self, input_shape: tuple[int, ...], ys: list[NDArray[Any]], shared_classes: bool
+    ) -> tuple[TaskSpec, ClassTargets | RealTargets]:
+        """Return what some tasks' labels say of all tasks."""
+
+    @abstractmethod
+    def _decode(self, raw: NDArray[np.float64], decoder: Any, method: str) -> NDArray[Any]:
+        """Turn raw outputs [Q, C] into what ``method`` returns."""
