@@ -159,7 +159,10 @@ def plot() -> None:
     """Draw validation accuracy by meta-iteration for all results."""
     import matplotlib.pyplot as plt
 
-    results = [json.loads(path.read_text()) for path in sorted((HERE / "results").glob("*_*.json"))]
+    paths = [
+        HERE / "results" / f"{data}_{method}.json" for data in DESCRIPTIONS for method in METHODS
+    ]
+    results = [json.loads(path.read_text()) for path in paths if path.exists()]
     names = sorted({r["data"] for r in results})
     figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 4), sharey=True)
     for ax, name in zip(np.atleast_1d(axes), names, strict=True):

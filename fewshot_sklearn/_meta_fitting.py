@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ._calibration import fit_temperature
 from ._checkpoint import Checkpoint, describe_configuration
 from ._meta_state import MetaState, TaskSpec, snapshot_parameters
 from ._training import meta_train
@@ -72,9 +73,9 @@ def meta_fit(
     with seeded(estimator, key, 0 if known is None else known.log.n_iter):
         meta = _start(estimator, loader, known, from_fit=from_fit)
         loader.targets = meta.targets
-        validate = None
+        held_out = []
         if validation_tasks is not None:
-            validate = _make_validation(estimator, meta, validation_tasks)
+            held_out = _validation_batches(estimator, meta, validation_tasks)
         if saved is not None:
             loader.n_batches, loader.n_drawn, loader.n_skipped = saved["position"]
         try:
@@ -83,11 +84,13 @@ def meta_fit(
                 loader.batches(estimator.meta_batch_size, key, meta.n_epochs),
                 _options(estimator),
                 meta.log,
-                validate=validate,
+                validate=partial(_validate, meta, held_out) if held_out else None,
                 around_iteration=make_hook and make_hook(partial(_as_of_now, meta)),
                 resume=saved and saved["run"],
                 keep=None if file is None else partial(_keep, file, loader, key),
             )
+            if held_out and isinstance(meta.targets, ClassTargets):
+                meta = replace(meta, temperature=fit_temperature(meta.learner, held_out))
         finally:
             if meta.log.n_iter or not any(p.requires_grad for p in meta.learner.parameters()):
                 meta.learner.requires_grad_(False)
@@ -251,10 +254,10 @@ def _hold_out(
     return tasks[np.sort(order[n_held_out:])], tasks[np.sort(order[:n_held_out])]
 
 
-def _make_validation(
+def _validation_batches(
     estimator: FewShotEstimator, meta: MetaState, tasks: TaskSet | StreamTasks
-) -> Callable[[], float]:
-    """Return a function that scores the learner on the tasks: the higher the better."""
+) -> list[TaskBatch]:
+    """Return the tasks that every validation scores."""
     if isinstance(tasks, StreamTasks):
         raise ValueError(
             "validation_tasks must be a sequence, such as a TaskSet or a list, because every "
@@ -262,14 +265,14 @@ def _make_validation(
         )
     loader = _make_loader(estimator, tasks, reset=False, rows_checked=meta.from_fit, known=meta)
     loader.targets = meta.targets
-    batches = [batch for _, batch, _ in loader.in_order()]
+    return [batch for _, batch, _ in loader.in_order()]
+
+
+def _validate(meta: MetaState, batches: list[TaskBatch]) -> float:
+    """Score the learner: the higher the better."""
     classes = isinstance(meta.targets, ClassTargets)
-
-    def validate() -> float:
-        scores = [_task_scores(meta.learner, batch, classes=classes) for batch in batches]
-        return float(torch.cat(scores).mean())
-
-    return validate
+    scores = [_task_scores(meta.learner, batch, classes=classes) for batch in batches]
+    return float(torch.cat(scores).mean())
 
 
 def _task_scores(learner: Learner, batch: TaskBatch, *, classes: bool) -> torch.Tensor:
@@ -280,7 +283,8 @@ def _task_scores(learner: Learner, batch: TaskBatch, *, classes: bool) -> torch.
         outputs = mask_absent_classes(outputs, batch.class_mask)
         rows = (outputs.argmax(-1) == batch.y_query.argmax(-1)).to(batch.y_query.dtype)
     else:
-        rows = -(outputs - batch.y_query).square().mean(dim=-1)
+        means = outputs[..., : batch.y_query.shape[-1]]
+        rows = -(means - batch.y_query).square().mean(dim=-1)
     return task_mean(rows, batch.query_mask)
 
 

@@ -53,6 +53,8 @@ class MetaState:
         ``n_features_in_`` and, where known, ``feature_names_in_``.
     n_epochs : int
         Visits of every task so far.
+    temperature : float
+        Divides a classifier's logits; 1 where no validation tasks taught another.
     from_fit : bool
         Whether a plain ``fit`` made it, to which it then belongs.
     """
@@ -64,6 +66,7 @@ class MetaState:
     parameters: Mapping[str, Any]
     features: Mapping[str, Any]
     n_epochs: int = 0
+    temperature: float = 1.0
     from_fit: bool = False
 
     def on(self, device: torch.device) -> MetaState:

@@ -15,8 +15,15 @@ from ._estimator import FewShotEstimator
 from ._meta_state import MetaState, TaskSpec, target_scale
 from ._parameters import NUMPY_DTYPES
 from .tasks._targets import ClassTargets, RealTargets
+from .utils._tags import FewShotTags
 
-__all__ = ["FewShotClassifier", "FewShotEstimator", "FewShotRegressor", "TaskSpec"]
+__all__ = [
+    "FewShotClassifier",
+    "FewShotEstimator",
+    "FewShotRegressor",
+    "ProbabilisticFewShotRegressor",
+    "TaskSpec",
+]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -72,12 +79,16 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         """
         return self._decode(self._outputs(X), self._adapted[2], "decision_function")
 
+    def _publish(self, meta: MetaState) -> None:
+        super()._publish(meta)
+        self.calibration_temperature_ = meta.temperature
+
     def _adapt(self, meta: MetaState, X: Any, y: NDArray[Any]) -> None:
         super()._adapt(meta, X, y)
         self.classes_ = self._adapted[2].classes  # type: ignore[union-attr]
 
     def _decode(self, raw: NDArray[np.float64], decoder: Any, method: str) -> NDArray[Any]:
-        logits = raw[:, decoder.positions]
+        logits = raw[:, decoder.positions] / self._meta.temperature
         if method == "predict":
             return decoder.classes[logits.argmax(axis=1)]
         if method == "predict_proba":
@@ -99,7 +110,7 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class FewShotRegressor(RegressorMixin, FewShotEstimator):
-    """Base class of few-shot regressors.
+    """Base class of few-shot regressors that predict a value.
 
     Parameters
     ----------
@@ -148,3 +159,46 @@ class FewShotRegressor(RegressorMixin, FewShotEstimator):
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ProbabilisticFewShotRegressor(FewShotRegressor):
+    """Base class of few-shot regressors that predict a value and its spread.
+
+    The learner's outputs [T, Q, 2 C] are the means of C standardised targets, then their standard
+    deviations; :func:`~fewshot_sklearn.nn.functional.gaussian_nll` is a loss of such outputs.
+
+    Parameters
+    ----------
+    %(shared_parameters)s
+    %(regressor_parameters)s
+    """
+
+    def predict(self, X: ArrayLike, return_std: bool = False) -> Any:
+        """Predict the target of query rows.
+
+        Parameters
+        ----------
+        X : array-like, sparse matrix or DataFrame of shape (n_queries, n_features), or n-D array
+        return_std : bool, default=False
+            Return the standard deviation of each prediction too.
+
+        Returns
+        -------
+        y : ndarray of shape (n_queries,) or (n_queries, n_outputs)
+            In the units of the support set's targets.
+        y_std : ndarray of the same shape
+            Only with ``return_std=True``, in the same units.
+        """
+        raw, targets = self._outputs(X), self._adapted[2]
+        y = self._decode(raw, targets, "predict")
+        if not return_std:
+            return y
+        spread = np.split(raw, 2, axis=1)[1] * targets.scale
+        return y, spread[:, 0] if targets.single else spread
+
+    def _decode(self, raw: NDArray[np.float64], decoder: Any, method: str) -> NDArray[Any]:
+        return super()._decode(np.split(raw, 2, axis=1)[0], decoder, method)
+
+    def __fewshot_tags__(self) -> FewShotTags:
+        return FewShotTags(spread=True)

@@ -69,7 +69,10 @@ validation_scores_ : list of (int, float)
     error of standardised targets. The weights with the best score are kept.""",
     "classifier_attributes": """\
 classes_ : ndarray of shape (n_classes,)
-    The labels of the support set, sorted.""",
+    The labels of the support set, sorted.
+calibration_temperature_ : float
+    Divides the logits, so that probabilities are true to the frequencies on the validation tasks;
+    1 where there were none.""",
 }
 
 _DEFAULT = re.compile(r"^(?P<name>\w+) : (?P<type>.*), default=.*$", flags=re.MULTILINE)

@@ -17,8 +17,11 @@ class FewShotTags:
         Renaming the classes permutes the probabilities and changes nothing else.
     transductive : bool, default=False
         A prediction may depend on the other query rows.
+    spread : bool, default=False
+        The outputs are means and, behind them, as many standard deviations.
     """
 
     order_dependent: bool = False
     permutes_classes: bool = True
     transductive: bool = False
+    spread: bool = False

@@ -37,11 +37,11 @@ def check_state_has_the_task_axis_first(subject: Subject) -> None:
             f"every tensor of the state must have the task axis first, but for 2 tasks "
             f"state[{name!r}] is {getattr(value, 'shape', value)!r}.",
         )
-    expected = batch.y_query.shape
+    *rows, n_outputs = batch.y_query.shape
+    expected = (*rows, 2 * n_outputs if subject.tags.spread else n_outputs)
     require(
         got.shape == expected,
-        f"predict must return outputs of shape (T, Q, C) = {tuple(expected)}, "
-        f"got {tuple(got.shape)}.",
+        f"predict must return outputs of shape (T, Q, C) = {expected}, got {tuple(got.shape)}.",
     )
 
 
