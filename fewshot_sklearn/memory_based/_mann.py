@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ..base import FewShotClassifier, TaskSpec
+from .._incremental import IncrementalClassifier
+from ..base import TaskSpec
 from ..nn import Learner, LRUMemoryCell, embedding_size
 from ..nn.functional import mask_absent_classes
 from ..utils._sklearn import Integral, Interval, Real
@@ -46,12 +47,17 @@ class MANNLearner(Learner):
         self.n_outputs = n_classes
 
     def read_sequence(
-        self, x: Tensor, y: Tensor, mask: Tensor | None
+        self, x: Tensor, y: Tensor, mask: Tensor | None, state: dict[str, Tensor] | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the logits [T, S, C] before each label was shown, and the last state."""
+        """Return the logits [T, S, C] before each label was shown, and the last state.
+
+        Without a state the sequence begins.
+        """
         z = self.embed(self.backbone, x)
-        state = self.cell.initial_state(z[:, 0])
-        label = torch.zeros_like(y[:, 0])
+        if state is None:
+            state = self.cell.initial_state(z[:, 0]) | {"label": torch.zeros_like(y[:, 0])}
+        label = state["label"]
+        state = {name: value for name, value in state.items() if name != "label"}
         logits = []
         for t in range(x.shape[1]):
             output, after = self.cell(torch.cat([z[:, t], label], dim=-1), state)
@@ -66,6 +72,12 @@ class MANNLearner(Learner):
     def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Return memory, controller state and last label after the support set."""
         return self.read_sequence(x, y, mask)[1]
+
+    def update(
+        self, state: dict[str, Tensor], x: Tensor, y: Tensor, mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Read on from where the state stands in the sequence."""
+        return self.read_sequence(x, y, mask, state)[1]
 
     def predict(self, state: dict[str, Tensor], x: Tensor) -> Tensor:
         """Take one step for each query row, every one from the same state."""
@@ -105,7 +117,7 @@ def _join_masks(batch: TaskBatch) -> Tensor | None:
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class MANNClassifier(FewShotClassifier):
+class MANNClassifier(IncrementalClassifier):
     """Memory-augmented neural network: an LSTM that stores the support set in a memory [1]_.
 
     ``meta_fit`` learns what to write and how to read; ``fit`` reads the support rows in their
@@ -167,7 +179,7 @@ class MANNClassifier(FewShotClassifier):
     schedule: str = "one_cycle"
 
     _parameter_constraints: ClassVar[dict] = {
-        **FewShotClassifier._parameter_constraints,
+        **IncrementalClassifier._parameter_constraints,
         "n_hidden": [Interval(Integral, 1, None, closed="left")],
         "n_slots": [Interval(Integral, 1, None, closed="left")],
         "slot_size": [Interval(Integral, 1, None, closed="left")],

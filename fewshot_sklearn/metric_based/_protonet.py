@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from ..base import FewShotClassifier, TaskSpec
+from .._incremental import IncrementalClassifier
+from ..base import TaskSpec
 from ..nn import Learner
-from ..nn.functional import class_means, pairwise_cosine, pairwise_sqeuclidean
+from ..nn.functional import pairwise_cosine, pairwise_sqeuclidean, update_class_means
 from ..utils._sklearn import Interval, Real, StrOptions
 
 
@@ -43,7 +44,17 @@ class ProtoNetLearner(Learner):
 
     def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
         """Return the class means of the embedded support set (eq. 1)."""
-        return {"prototypes": class_means(self.embed(self.backbone, x), y, mask)}
+        # No classes yet; a width of one broadcasts to that of the embedding.
+        nothing = {"prototypes": y.new_zeros(len(y), 0, 1), "counts": y.new_zeros(len(y), 0)}
+        return self.update(nothing, x, y, mask)
+
+    def update(
+        self, state: dict[str, Tensor], x: Tensor, y: Tensor, mask: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Move the class means on by more rows."""
+        z = self.embed(self.backbone, x)
+        prototypes, counts = update_class_means(state["prototypes"], state["counts"], z, y, mask)
+        return {"prototypes": prototypes, "counts": counts}
 
     def predict(self, state: dict[str, Tensor], x: Tensor) -> Tensor:
         """Return minus the distance to each prototype over the temperature (eq. 2)."""
@@ -59,7 +70,7 @@ _SIMILARITIES = {"sqeuclidean": _negative_sqeuclidean, "cosine": pairwise_cosine
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class ProtoNetClassifier(FewShotClassifier):
+class ProtoNetClassifier(IncrementalClassifier):
     """Prototypical network: the nearest class mean in a learned embedding [1]_.
 
     ``meta_fit`` learns an embedding in which the mean of a few rows stands for their class;
@@ -107,11 +118,11 @@ class ProtoNetClassifier(FewShotClassifier):
     distance: str = "sqeuclidean"
     temperature: float = 1.0
 
-    _adaptation_parameters: ClassVar[frozenset[str]] = FewShotClassifier._adaptation_parameters | {
-        "temperature"
-    }
+    _adaptation_parameters: ClassVar[frozenset[str]] = (
+        IncrementalClassifier._adaptation_parameters | {"temperature"}
+    )
     _parameter_constraints: ClassVar[dict] = {
-        **FewShotClassifier._parameter_constraints,
+        **IncrementalClassifier._parameter_constraints,
         "distance": [StrOptions({"sqeuclidean", "cosine"})],
         "temperature": [Interval(Real, 0, None, closed="neither")],
     }

@@ -65,9 +65,42 @@ def class_means(z: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     means : Tensor of shape (T, C, D)
         Zero for a class without rows.
     """
+    no_rows = z.new_zeros(len(z), 0)
+    return update_class_means(z.new_zeros(len(z), 0, z.shape[-1]), no_rows, z, y, mask)[0]
+
+
+def update_class_means(
+    means: Tensor, counts: Tensor, z: Tensor, y: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    r"""Return the mean embedding of every class after more rows.
+
+    .. math::
+        n_k' = n_k + \sum_i y_{ik}, \qquad c_k' = \frac{n_k c_k + \sum_i y_{ik} z_i}{n_k'}
+
+    Parameters
+    ----------
+    means : Tensor of shape (T, C, D)
+        Of the rows so far. C may be smaller than the C of ``y``, whose last columns then are new
+        classes.
+    counts : Tensor of shape (T, C)
+        The number of rows of each class so far.
+    z : Tensor of shape (T, S, D)
+    y : Tensor of shape (T, S, C)
+        One-hot labels.
+    mask : Tensor of shape (T, S) or None
+
+    Returns
+    -------
+    means : Tensor of shape (T, C, D)
+        Zero for a class without rows.
+    counts : Tensor of shape (T, C)
+    """
+    n_new = y.shape[-1] - counts.shape[-1]
+    means, counts = F.pad(means, (0, 0, 0, n_new)), F.pad(counts, (0, n_new))
     weights = masked_labels(y, mask)
-    counts = weights.sum(dim=-2).clamp_min(1)
-    return (weights.transpose(-1, -2) @ z) / counts.unsqueeze(-1)
+    sums = counts.unsqueeze(-1) * means + weights.transpose(-1, -2) @ z
+    counts = counts + weights.sum(dim=-2)
+    return sums / counts.clamp_min(1).unsqueeze(-1), counts
 
 
 def pairwise_sqeuclidean(a: Tensor, b: Tensor) -> Tensor:
@@ -147,3 +180,24 @@ def squared_error(outputs: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     losses : Tensor of shape (...)
     """
     return task_mean((outputs - y).square().mean(dim=-1), mask)
+
+
+def gaussian_nll(outputs: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
+    r"""Return every task's mean negative log-likelihood under independent normal distributions.
+
+    .. math:: \frac{(y - \mu)^2}{2 \sigma^2} + \log \sigma + \frac{1}{2} \log 2 \pi
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (..., Q, 2 C)
+        The means, then the standard deviations, which are above zero.
+    y : Tensor of shape (..., Q, C)
+    mask : Tensor of shape (..., Q) or None
+
+    Returns
+    -------
+    losses : Tensor of shape (...)
+    """
+    mean, std = outputs.chunk(2, dim=-1)
+    losses = F.gaussian_nll_loss(mean, y, std.square(), full=True, reduction="none")
+    return task_mean(losses.mean(dim=-1), mask)

@@ -19,8 +19,8 @@ Loss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 class Learner(nn.Module):
     """A few-shot method as two verbs over a batch of tasks; subclass it to add a method.
 
-    A subclass writes :meth:`adapt` and :meth:`predict`. Every tensor has the task axis first,
-    and tasks never see each other.
+    A subclass writes :meth:`adapt` and :meth:`predict`, and :meth:`update` where its state allows
+    that. Every tensor has the task axis first, and tasks never see each other.
 
     Parameters
     ----------
@@ -55,6 +55,25 @@ class Learner(nn.Module):
         -------
         state : dict of Tensor
             What the task taught; every tensor has T rows. Parameters and buffers stay as they are.
+        """
+        raise NotImplementedError
+
+    def update(self, state: State, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
+        """Learn more support rows of each task: ``update(adapt(a), b)`` is ``adapt(a and b)``.
+
+        Only a learner whose state allows this exactly defines it.
+
+        Parameters
+        ----------
+        state : what :meth:`adapt` or :meth:`update` returned
+            Stays as it is.
+        x, y, mask : as in :meth:`adapt`
+            Where ``n_outputs`` is None, ``y`` may have more columns than before: the last ones
+            then are classes that are new.
+
+        Returns
+        -------
+        state : dict of Tensor
         """
         raise NotImplementedError
 

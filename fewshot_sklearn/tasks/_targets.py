@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,22 @@ class Columns:
         The labels of the support set, sorted.
     positions : ndarray of shape (n_classes,), dtype int64
         The column of each.
+    seen : ndarray of shape (n_classes,), dtype bool, or None
+        Where the classes were declared, of which of them there was a row; None where the classes
+        are those of the rows.
     """
 
     classes: NDArray[Any]
     positions: NDArray[np.int64]
+    seen: NDArray[np.bool_] | None = None
+
+    def without_unseen(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return logits [Q, C] that are minus infinity for classes of which there was no row."""
+        if self.seen is None or self.seen.all():
+            return logits
+        logits = logits.copy()
+        logits[:, self.positions[~self.seen]] = -np.inf
+        return logits
 
 
 @dataclass(frozen=True)
@@ -101,6 +113,55 @@ class ClassTargets:
                 "as many classes, or use a method that takes any number."
             )
         return np.arange(len(classes))
+
+    def extend(
+        self, columns: Columns, y: NDArray[Any], *, where: str
+    ) -> tuple[NDArray[np.int64], Columns]:
+        """Write more labels of a task as columns.
+
+        Parameters
+        ----------
+        columns : Columns
+            Of the task so far.
+        y : ndarray of shape (N,)
+            Labels that are among the declared classes, where classes were declared.
+        where : str
+            How an error calls the task.
+
+        Returns
+        -------
+        codes : ndarray of shape (N,)
+        columns : Columns
+            With columns for the labels that are new, after all others or where their meaning is
+            shared; the columns of the others stay.
+
+        Raises
+        ------
+        TaskError
+            If the learner's parameters fix the columns, so that a new label would need another
+            one than in a task that has it from the start.
+        """
+        new = np.setdiff1d(y, columns.classes)
+        if len(new):
+            classes = np.concatenate([columns.classes, new])
+            positions = np.concatenate([columns.positions, self._more(columns, new, where)])
+            order = np.argsort(classes)
+            columns = Columns(classes[order], positions[order])
+        elif columns.seen is not None:
+            columns = replace(columns, seen=columns.seen | np.isin(columns.classes, y))
+        return columns.positions[np.searchsorted(columns.classes, y)], columns
+
+    def _more(self, columns: Columns, new: NDArray[Any], where: str) -> NDArray[np.int64]:
+        """Return columns for labels that a task did not have before."""
+        if self.n_columns is None:
+            return 1 + columns.positions.max() + np.arange(len(new))
+        if self.shared is not None:
+            return self._positions(new, where)
+        raise TaskError(
+            f"{where}: the label {new.tolist()[0]!r} is not among {columns.classes.tolist()}, the "
+            "labels of the rows before, and this method fixes the column of each class when a "
+            "task begins; pass all labels as classes= to the first call of partial_fit."
+        )
 
     def width(self, columns: list[Columns]) -> int:
         """Return C, the number of columns that a batch of tasks needs."""

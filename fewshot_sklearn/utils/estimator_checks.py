@@ -11,7 +11,13 @@ from typing import Any
 from sklearn import config_context
 from sklearn.base import is_classifier, is_regressor
 
-from fewshot_sklearn.utils._laws import data_laws, learner_laws, state_laws, training_laws
+from fewshot_sklearn.utils._laws import (
+    data_laws,
+    incremental_laws,
+    learner_laws,
+    state_laws,
+    training_laws,
+)
 from fewshot_sklearn.utils._laws._subject import Subject
 
 __all__ = [
@@ -66,7 +72,7 @@ def fewshot_checks(*, n_features: int = 8) -> list[FewShotCheck]:
     -------
     checks : list of FewShotCheck
     """
-    modules = (learner_laws, training_laws, state_laws, data_laws)
+    modules = (learner_laws, incremental_laws, training_laws, state_laws, data_laws)
     return [
         FewShotCheck(law, n_features)
         for module in modules

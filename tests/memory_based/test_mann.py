@@ -241,6 +241,17 @@ def test_a_masked_support_is_the_unpadded_one(learner, batch, length):
         assert_close(state[name][:1], value[:1])
 
 
+@pytest.mark.parametrize("length", [1, 3, S - 1])
+def test_reading_on_from_a_state_is_reading_the_whole_sequence(learner, batch, length):
+    x, y = batch.x_support, batch.y_support
+    expected, last = learner.read_sequence(x, y, None)
+    before, state = learner.read_sequence(x[:, :length], y[:, :length], None)
+    after, state = learner.read_sequence(x[:, length:], y[:, length:], None, state)
+    assert_close(torch.cat([before, after], dim=1), expected)
+    for name, value in last.items():
+        assert_close(state[name], value)
+
+
 def test_the_rows_of_all_steps_go_through_the_backbone(batch):
     backbone = MLP(hidden_layer_sizes=(4,), activation="tanh").build((FEATURES,)).double()
     learner = make_learner(backbone)

@@ -221,6 +221,16 @@ def test_adapting_a_batch_is_adapting_its_tasks_one_by_one():
         assert_close(outputs[one], learner.predict(alone, batch.x_query[one]))
 
 
+def test_the_state_counts_the_rows_behind_each_prototype():
+    batch = random_batch(n_support=9)
+    mask = torch.arange(9) < torch.tensor([[9], [4], [6]])
+    state = ProtoNetLearner(nn.Flatten(), "cosine", 1.0).adapt(
+        batch.x_support, batch.y_support * mask.unsqueeze(-1), mask
+    )
+    assert_close(state["counts"], (batch.y_support * mask.unsqueeze(-1)).sum(dim=1))
+    assert state["prototypes"].shape == (3, 3, 3)
+
+
 # ---------------------------------------------------------------------------- meta-training
 
 

@@ -54,6 +54,19 @@ def test_class_means_ignore_what_padding_rows_hold(batch):
     assert torch.equal(F.class_means(*tensors(z, y, mask)), means)
 
 
+@given(batches(), st.integers(0, 6), st.integers(0, 4))
+def test_class_means_after_more_rows_and_classes_are_those_of_all_rows(batch, n_first, n_known):
+    z, y, mask = tensors(*batch)
+    of_known = y[..., :n_known].any(dim=-1)
+    first = mask & of_known & (torch.arange(mask.shape[1]) < n_first)
+    counts = (y * first.unsqueeze(-1)).sum(dim=1)
+    known = y[..., :n_known]
+    means = F.class_means(z, known, first)
+    means, counts = F.update_class_means(means, counts[..., :n_known], z, y, mask & ~first)
+    torch.testing.assert_close(means, F.class_means(z, y, mask))
+    assert torch.equal(counts, (y * mask.unsqueeze(-1)).sum(dim=1))
+
+
 @given(batches())
 def test_present_classes_are_those_with_a_real_row(batch):
     _, y, mask = batch
