@@ -155,7 +155,8 @@ class FewShotEstimator(EstimatorProtocols):
         rows, labels = self._check_support(X, y, reset=meta is None)
         with self._callback_task("fit", self.max_iter if meta is None else 0, X, y) as hook:
             if meta is None:
-                self.__dict__.pop("_meta", None)
+                for fitted in ("_meta", "_adapted"):
+                    self.__dict__.pop(fitted, None)
                 meta_fitting.fit_from_scratch(self, rows, labels, make_hook=hook)
                 meta = self._meta
             self._adapt(meta, rows, labels)

@@ -141,7 +141,7 @@ def fit_from_scratch(
         f"{type(estimator).__name__} adapts from its initial weights; call meta_fit on older "
         "tasks first.",
         NotMetaFittedWarning,
-        stacklevel=5,
+        stacklevel=4,
     )
     key = resolve_random_state(estimator.random_state)[1]
     spec, targets = estimator._describe_targets(X.shape[1:], [y], True)

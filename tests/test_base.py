@@ -34,7 +34,7 @@ from fewshot_sklearn import (
     TaskList,
 )
 from fewshot_sklearn.datasets import make_sinusoid_tasks
-from fewshot_sklearn.exceptions import NotMetaFittedWarning
+from fewshot_sklearn.exceptions import MetaTrainingError, NotMetaFittedWarning
 
 CLASSIFIERS = [ProtoNetClassifier, MAMLClassifier, MANNClassifier]
 ALL = [*CLASSIFIERS, MAMLRegressor]
@@ -839,3 +839,28 @@ def test_bad_tasks_leave_a_fitted_estimator_fitted(tasks):
     with pytest.raises(TypeError):
         clf.meta_fit(None)
     assert len(clf.predict(tasks[0].X_query)) == len(tasks[0].y_query)
+
+
+def test_a_row_a_class_is_no_reason_for_a_warning(recwarn):
+    X = np.eye(30)
+    tasks = EpisodicTasks(np.tile(X, (2, 1)), np.tile(np.arange(30), 2), n_query=1, random_state=0)
+    clf = ProtoNetClassifier(max_iter=2, random_state=0).meta_fit(tasks)
+    assert clf.fit(X, np.arange(30)).score(X, np.arange(30)) == 1.0
+    assert not recwarn.list
+
+
+def test_a_refit_that_fails_leaves_no_old_task_behind():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), np.arange(40) % 2
+    params = {"meta_optimizer": "sgd", "meta_learning_rate": 1e30, "clip_norm": None}
+    clf = ProtoNetClassifier(max_iter=5, random_state=0).fit(X, y).set_params(**params)
+    with pytest.raises(MetaTrainingError):
+        clf.fit(X, y)
+    with pytest.raises(NotFittedError):
+        clf.predict(X)
+
+
+def test_the_warning_of_too_few_rows_points_to_the_line_of_the_user():
+    with pytest.warns(NotMetaFittedWarning) as caught:
+        ProtoNetClassifier().fit(np.eye(2), [0, 1])
+    assert caught[0].filename == __file__
