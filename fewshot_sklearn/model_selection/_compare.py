@@ -7,18 +7,72 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import wilcoxon
+from scipy.stats import rankdata
 
 from ..exceptions import TaskError
-from ._evaluate import _check_tasks, evaluate, half_width
+from ..tasks import TaskSet
+from ..tasks._random import resolve_random_state
+from ._evaluate import _check_tasks, evaluate
+from ._fast_scores import SCORE
+from ._intervals import holm, mean_interval, rounded, wilcoxon_p
+from ._plots import ComparisonDisplay
+from ._results import EvaluationResult
 
 _COLUMNS = ["mean", "ci95", "difference", "difference_ci95", "p_value"]
 
 
+class ComparisonTable(pd.DataFrame):
+    """What :func:`compare` returns: a DataFrame that also has the scores of every task.
+
+    What pandas makes of it, such as a selection or a sorted copy, is a plain DataFrame.
+
+    Parameters
+    ----------
+    *args, **kwargs
+        As of a DataFrame.
+
+    Attributes
+    ----------
+    task_scores : DataFrame of shape (n_tasks, n_estimators)
+        The score of every estimator on every task; several scorers have columns
+        ``(scorer, estimator)``.
+    """
+
+    _metadata = ["task_scores"]
+    task_scores: pd.DataFrame
+
+    def plot(self, ax: Any = None, **kwargs: Any) -> ComparisonDisplay:
+        """Draw the mean scores and the paired differences to the first estimator.
+
+        Needs the extra ``plot``.
+
+        Parameters
+        ----------
+        ax : sequence of matplotlib Axes, default=None
+            Two for each scorer; None makes a new figure.
+        **kwargs
+            Passed to ``Axes.errorbar``.
+
+        Returns
+        -------
+        display : ComparisonDisplay
+            Holds the axes and what was drawn.
+        """
+        tables = {SCORE: self}
+        if self.columns.nlevels > 1:
+            tables = {scorer: self[scorer] for scorer in self.columns.unique(0)}
+        return ComparisonDisplay(tables).plot(ax, **kwargs)
+
+
 def compare(
-    estimators: Mapping[str, Any], tasks: Any, *, scoring: Any = None, n_jobs: int | None = None
-) -> pd.DataFrame:
+    estimators: Mapping[str, Any],
+    tasks: Any,
+    *,
+    scoring: Any = None,
+    n_jobs: int | None = None,
+    interval: str = "t",
+    random_state: Any = None,
+) -> ComparisonTable:
     """Score estimators on the same tasks and compare each with the first.
 
     Parameters
@@ -27,34 +81,50 @@ def compare(
         Each as in :func:`evaluate`. The first is what the others are compared with.
     tasks : TaskSet or list of tasks
         As in :func:`evaluate`.
-    scoring : str or callable, default=None
+    scoring : str, callable, list, tuple or dict, default=None
         As in :func:`evaluate`.
     n_jobs : int, default=None
+        As in :func:`evaluate`.
+    interval : {"t", "bootstrap"}, default="t"
+        As in :func:`evaluate`.
+    random_state : int, RandomState, Generator or None, default=None
         As in :func:`evaluate`.
 
     Returns
     -------
-    table : DataFrame
-        A row an estimator, in the order given and indexed by its name, with the columns
+    table : ComparisonTable
+        A DataFrame with a row an estimator, in the order given and indexed by its name, the
+        attribute ``task_scores`` and a ``plot`` method of its own. Its columns are
 
-        - ``mean``, ``ci95``: the mean score and half the width of its 95 % t interval;
+        - ``mean``, ``ci95``: the mean score and half the width of its 95 % interval;
         - ``difference``, ``difference_ci95``: the same for the difference to the first estimator's
           score, task by task;
         - ``p_value``: of Wilcoxon's signed-rank test of these differences, two-sided; 1 when there
-          are none, NaN for the first estimator.
+          are none, NaN for the first estimator;
+        - ``p_holm``: the same after Holm's correction for the number of comparisons [1]_;
+        - ``rank``: the mean over tasks of the estimator's rank, 1 for the best; equal scores
+          share their ranks.
+
+        Several scorers have columns ``(scorer, column)``, each with its own correction, so that
+        ``table["roc_auc"]`` is the table of one. A score that is not defined on a task makes what
+        depends on it NaN: no task is left out.
 
     Raises
     ------
     TaskError
-        When an estimator or the scorer fails on a task; the message names both.
+        When an estimator or a scorer fails on a task; the message names both.
     TypeError
         When ``estimators`` is no dict, or one of them no estimator.
     ValueError
-        When ``estimators`` is empty or ``scoring`` is unknown.
+        When ``estimators`` is empty, or ``scoring`` or ``interval`` is unknown.
 
     See Also
     --------
     evaluate : One estimator, with the score of every task.
+
+    References
+    ----------
+    .. [1] Demšar (2006). "Statistical comparisons of classifiers over multiple data sets." JMLR.
 
     Examples
     --------
@@ -67,6 +137,8 @@ def compare(
     >>> table = compare({"1-NN": KNeighborsClassifier(1), "Bayes": GaussianNB()}, tasks)
     >>> bool(table.loc["Bayes", "difference"] < 0)
     True
+    >>> table["rank"].idxmin()
+    '1-NN'
     """
     if not isinstance(estimators, Mapping):
         raise TypeError(
@@ -76,32 +148,58 @@ def compare(
     if not estimators:
         raise ValueError("estimators must hold at least one estimator, got an empty dict.")
     tasks = _check_tasks(tasks)
-    scores = {}
+    seed, key = resolve_random_state(random_state)
+    # One seed, so that every mean is taken over the same resamples of the tasks.
+    seed = int(key[0]) if seed is None else seed
+    options = {"scoring": scoring, "n_jobs": n_jobs, "interval": interval, "random_state": seed}
+    results = _evaluate_all(estimators, tasks, options)
+    first = next(iter(results.values()))
+    if isinstance(first, EvaluationResult):
+        table, scores = _compare(results), _task_scores(results)
+    else:
+        parts = {scorer: {name: results[name][scorer] for name in results} for scorer in first}
+        table = pd.concat({s: _compare(part) for s, part in parts.items()}, axis=1)
+        scores = pd.concat({s: _task_scores(part) for s, part in parts.items()}, axis=1)
+    comparison = ComparisonTable(table)
+    comparison.task_scores = scores
+    return comparison
+
+
+def _evaluate_all(
+    estimators: Mapping[str, Any], tasks: TaskSet, options: dict[str, Any]
+) -> dict[str, Any]:
+    """Evaluate every estimator; an error names it."""
+    results = {}
     for name, estimator in estimators.items():
         try:
-            scores[name] = evaluate(estimator, tasks, scoring=scoring, n_jobs=n_jobs).scores
+            results[name] = evaluate(estimator, tasks, **options)
         except (TypeError, ValueError) as error:
             kind = next(k for k in (TaskError, ValueError, TypeError) if isinstance(error, k))
             raise kind(f"{name}: {error}") from error
-    first = next(iter(scores.values()))
-    rows = [_row(own, None if own is first else first) for own in scores.values()]
-    return pd.DataFrame(rows, columns=_COLUMNS, index=pd.Index(list(scores), name="estimator"))
+    return results
 
 
-def _row(scores: NDArray[np.float64], first: NDArray[np.float64] | None) -> list[float]:
-    own = [float(scores.mean()), half_width(scores)]
-    if first is None:
-        return [*own, 0.0, 0.0, np.nan]
-    differences = scores - first
-    p_value = _p_value(differences, scale=np.abs([scores, first]).max())
-    return [*own, float(differences.mean()), half_width(differences), p_value]
+def _task_scores(results: Mapping[str, EvaluationResult]) -> pd.DataFrame:
+    """Return the scores [tasks, estimators]."""
+    frame = next(iter(results.values())).frame
+    names = pd.Index(list(results), tupleize_cols=False, name="estimator")
+    scores = np.column_stack([result.scores for result in results.values()])
+    return pd.DataFrame(scores, index=frame.index, columns=names)
 
 
-def _p_value(differences: NDArray[np.float64], scale: float) -> float:
-    """Return the p-value of Wilcoxon's signed-rank test.
+def _compare(results: Mapping[str, EvaluationResult]) -> pd.DataFrame:
+    """Return the table of one scorer."""
+    first, *others = results.values()
+    rows = [[first.mean, first.ci95, 0.0, 0.0, np.nan], *(_row(own, first) for own in others)]
+    names = pd.Index(list(results), tupleize_cols=False, name="estimator")
+    table = pd.DataFrame(rows, columns=_COLUMNS, index=names)
+    scores = _task_scores(results).to_numpy()
+    ranks = rankdata(-rounded(scores, np.abs(scores).max()), axis=1)
+    return table.assign(p_holm=holm(table["p_value"].to_numpy()), rank=ranks.mean(axis=0))
 
-    0.8 - 0.6 and 0.6 - 0.4 differ in their last bits, which must not decide their ranks:
-    differences are rounded to 11 digits of the largest score, ``scale``.
-    """
-    ranked = (differences / (scale or 1.0)).round(11)
-    return float(wilcoxon(ranked).pvalue) if ranked.any() else 1.0
+
+def _row(own: EvaluationResult, first: EvaluationResult) -> list[float]:
+    differences = own.scores - first.scores
+    spread = mean_interval(differences, own.interval_kind, own.random_state).half_width
+    p_value = wilcoxon_p(rounded(differences, np.abs([own.scores, first.scores]).max()))
+    return [own.mean, own.ci95, float(differences.mean()), spread, p_value]

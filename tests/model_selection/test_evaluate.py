@@ -1,6 +1,8 @@
 """An evaluation is clone, fit and score in a loop, whatever way it takes."""
 
+import pickle
 from dataclasses import dataclass
+from functools import wraps
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.base import clone
 from sklearn.datasets import make_classification
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -31,7 +34,7 @@ from fewshot_sklearn import (
     evaluate,
 )
 from fewshot_sklearn.exceptions import TaskError
-from fewshot_sklearn.model_selection import EvaluationResult
+from fewshot_sklearn.model_selection import EvaluationResult, MultimetricEvaluationResult
 
 SMALL = {"max_iter": 3, "meta_batch_size": 2, "random_state": 0}
 BODY = MLP(hidden_layer_sizes=(8,))
@@ -230,6 +233,15 @@ def test_the_frame_has_a_row_a_task_under_its_name(meta):
     assert frame["n_support"].dtype == int
 
 
+@pytest.mark.parametrize("meta", [True, False])
+def test_tasks_of_one_name_keep_a_row_each(meta):
+    tasks = [type(task)(*task, name="twin") for task in episodes(n_tasks=3)]
+    clf = clone(CLASSIFIERS[0]).meta_fit(tasks) if meta else KNeighborsClassifier(1)
+    frame = evaluate(clf, tasks, scoring=["accuracy", "f1_macro"]).frame
+    assert frame.index.tolist() == ["twin"] * 3
+    assert frame["accuracy"].tolist() == evaluate(clf, tasks).scores.tolist()
+
+
 def test_names_that_are_tuples_stay_names():
     tasks = episodes(n_tasks=2)
     named = TaskList(list(tasks), names=[("a", 1), ("b", 2)])
@@ -269,6 +281,173 @@ def test_an_undefined_score_is_not_left_out():
     result = evaluate(DummyRegressor(), tasks)
     assert np.isnan(result.scores).tolist() == [i == 2 for i in range(len(tasks))]
     assert np.isnan(result.mean)
+
+
+# ---------------------------------------------------------------------- several scorers
+
+
+def both(estimator, X, y):
+    right = estimator.predict(X) == y
+    return {"share": right.mean(), "count": right.sum()}
+
+
+@pytest.mark.parametrize(
+    ("scoring", "names"),
+    [
+        (["accuracy", "neg_log_loss"], ["accuracy", "neg_log_loss"]),
+        (("f1_macro", "accuracy"), ["f1_macro", "accuracy"]),
+        ({"own": positive_share, "score": "roc_auc"}, ["own", "score"]),
+        ({"score": "accuracy"}, ["score"]),
+        (both, ["share", "count"]),
+    ],
+)
+@pytest.mark.parametrize("meta", [True, False])
+def test_each_of_several_scorers_gives_its_own_result(scoring, names, meta):
+    tasks = binary_assays()
+    clf = clone(CLASSIFIERS[0]).meta_fit(tasks) if meta else LinearDiscriminantAnalysis()
+    result = evaluate(clf, tasks, scoring=scoring)
+    assert isinstance(result, MultimetricEvaluationResult)
+    assert list(result) == result.scores.columns.tolist() == names
+    assert result.frame.columns.tolist() == ["n_support", "n_query", *names]
+    for name in names:
+        own = scoring[name] if isinstance(scoring, dict) else name
+        if scoring is both:
+            own = {"share": "accuracy", "count": lambda e, X, y: (e.predict(X) == y).sum()}[name]
+        alone = evaluate(clf, tasks, scoring=own)
+        np.testing.assert_array_equal(result[name].scores, alone.scores)
+        assert result.mean[name] == alone.mean
+        assert result.ci95[name] == alone.ci95
+        assert tuple(result.interval.loc[name]) == alone.interval
+
+
+@pytest.mark.parametrize("meta", [True, False])
+def test_several_scorers_share_their_predictions(meta, monkeypatch):
+    tasks = binary_assays()
+    clf = clone(CLASSIFIERS[0]).meta_fit(tasks) if meta else KNeighborsClassifier(1)
+    asked = []
+    predict = type(clf).predict_tasks if meta else KNeighborsClassifier.predict
+
+    @wraps(predict)
+    def count(self, *args, **kwargs):
+        asked.append(kwargs.get("method", "predict"))
+        return predict(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(clf), "predict_tasks" if meta else "predict", count)
+    evaluate(clf, tasks, scoring=["accuracy", "balanced_accuracy", "jaccard_macro"])
+    assert asked == ["predict"] * (1 if meta else len(tasks))
+
+
+def test_several_scorers_are_shown_a_line_each():
+    result = evaluate(DummyRegressor(), regression_tasks(), scoring=["r2"])
+    assert repr(result).startswith("r2: -")
+    assert len(result) == 1
+
+
+def test_a_scorer_may_not_be_called_like_a_column():
+    with pytest.raises(ValueError, match="'n_query' is a column of the result"):
+        evaluate(KNeighborsClassifier(1), episodes(), scoring={"n_query": "accuracy"})
+
+
+# ---------------------------------------------------------------------- speed
+
+
+@pytest.mark.parametrize(
+    ("estimator", "tasks", "scoring"),
+    [
+        (CLASSIFIERS[0], episodes(), None),
+        (CLASSIFIERS[0], list(episodes()), "accuracy"),
+        (CLASSIFIERS[0], binary_assays(), {"share": "accuracy"}),
+        (REGRESSOR, regression_tasks(), ["r2", "neg_mean_squared_error"]),
+    ],
+    ids=["drawn", "listed", "ragged", "regression"],
+)
+def test_common_scores_need_neither_a_fit_nor_a_scorer(
+    estimator, tasks, scoring, never_fitted_alone, monkeypatch
+):
+    estimator = clone(estimator).meta_fit(tasks)
+    expected = [clone_fit_score(estimator, tasks, own) for own in scorers_of(scoring)]
+    never_fitted_alone(estimator)
+    monkeypatch.delattr("fewshot_sklearn.model_selection._scoring._score")
+    result = evaluate(estimator, tasks, scoring=scoring)
+    scores = result.frame.drop(columns=["n_support", "n_query"])
+    np.testing.assert_allclose(scores.to_numpy().T, expected, rtol=1e-4)
+
+
+def scorers_of(scoring):
+    if isinstance(scoring, dict):
+        return list(scoring.values())
+    return scoring if isinstance(scoring, list) else [scoring]
+
+
+@pytest.mark.parametrize(
+    "tasks", [episodes()[3:], binary_assays(), list(episodes())], ids=["part", "named", "listed"]
+)
+def test_the_frame_is_the_same_whatever_computes_the_scores(tasks):
+    clf = clone(CLASSIFIERS[0]).meta_fit(tasks)
+
+    def own(estimator, X, y):
+        return estimator.score(X, y)
+
+    pd.testing.assert_frame_equal(
+        evaluate(clf, tasks).frame, evaluate(clf, tasks, scoring=own).frame
+    )
+
+
+def test_an_evaluation_draws_each_task_once(monkeypatch):
+    tasks = episodes()
+    clf = clone(CLASSIFIERS[0]).meta_fit(tasks)
+    drawn, draw = [], EpisodicTasks._draw
+
+    def count(self, task_id, visit):
+        drawn.append(task_id)
+        return draw(self, task_id, visit)
+
+    monkeypatch.setattr(EpisodicTasks, "_draw", count)
+    evaluate(clf, tasks[3:])
+    assert sorted(drawn) == list(range(3, len(tasks)))
+
+
+# ---------------------------------------------------------------------- the bootstrap
+
+
+def test_a_bootstrap_interval_is_a_function_of_the_seed():
+    tasks = episodes()
+    knn = KNeighborsClassifier(1)
+    first, same, other, by_t = (
+        evaluate(knn, tasks, interval=kind, random_state=seed)
+        for kind, seed in [("bootstrap", 0), ("bootstrap", 0), ("bootstrap", 1), ("t", None)]
+    )
+    assert first.interval == same.interval != other.interval
+    assert first.mean == by_t.mean
+    assert first.interval != by_t.interval
+    low, high = first.interval
+    assert low < first.mean < high
+    assert first.ci95 == (high - low) / 2
+
+
+@pytest.mark.parametrize(
+    "random_state", [None, np.random.default_rng(0), np.random.RandomState(0)], ids=type
+)
+def test_a_bootstrap_interval_does_not_change_between_readings(random_state):
+    tasks = episodes()
+    result = evaluate(
+        KNeighborsClassifier(1), tasks, interval="bootstrap", random_state=random_state
+    )
+    assert result.interval == result.interval
+    assert pickle.loads(pickle.dumps(result)).interval == result.interval
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"interval": "normal"}, "interval must be 't' or 'bootstrap', got 'normal'"),
+        ({"interval": None}, "interval must be 't' or 'bootstrap', got None"),
+        ({"random_state": -1}, "random_state must be None, an int of at least 0"),
+    ],
+)
+def test_an_unknown_interval_gets_a_sentence(options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate(KNeighborsClassifier(1), episodes(), **options)
 
 
 # ---------------------------------------------------------------------- what fails
@@ -325,7 +504,10 @@ def test_a_meta_parameter_changed_after_meta_fit_is_refused():
         (Ridge(), iter(episodes()), None, TypeError, r"Pass list\(tasks\)"),
         (Ridge(), episodes()[0], None, TypeError, r"put it in a list: \[task\]"),
         (Ridge(), episodes()[:0], None, ValueError, "got an empty task set"),
-        (Ridge(), episodes(), ["r2", "max_error"], ValueError, "the name of one scorer"),
+        (Ridge(), episodes(), 3, ValueError, "a list of names or a dict"),
+        (Ridge(), episodes(), ["r2", "max_err"], ValueError, "'max_err' is not a valid scoring"),
+        (Ridge(), episodes(), [], ValueError, "Empty list"),
+        (Ridge(), episodes(), {"r2"}, ValueError, "a list of names or a dict"),
         (Ridge(), episodes(), "no_score", ValueError, "scoring"),
         (Ridge(), episodes(), accuracy_score, ValueError, "make_scorer"),
     ],

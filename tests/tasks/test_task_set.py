@@ -20,6 +20,7 @@ from sklearn.model_selection import (
 )
 
 from fewshot_sklearn.tasks import EpisodicTasks, GroupedTasks, Task, TaskList, TaskSet
+from fewshot_sklearn.tasks._random import resolve_random_state, stream
 
 X = np.arange(240.0).reshape(120, 2)
 Y = np.repeat(list("abcdef"), 20)
@@ -259,3 +260,10 @@ def test_group_folds_and_learning_curves_run_over_tasks():
     assert cross_val_score(MeanOfTasks(), tasks, groups=families, cv=GroupKFold(3)).shape == (3,)
     sizes, *_ = learning_curve(MeanOfTasks(), tasks, None, train_sizes=[0.5, 1.0], cv=3)
     assert sizes.tolist() == [4, 8]
+
+
+def test_a_stream_is_that_of_philox_with_its_key_and_counter():
+    key = resolve_random_state(5)[1]
+    philox = np.random.Philox(key=key, counter=np.array([0, 0, 7, 2], dtype=np.uint64))
+    expected = np.random.Generator(philox).random(9)
+    np.testing.assert_array_equal(stream(key, 7, 2).random(9), expected)
