@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -194,7 +194,7 @@ class ProbabilisticFewShotRegressor(FewShotRegressor):
         y_std : ndarray of the same shape
             Only with ``return_std=True``, in the same units.
         """
-        raw, targets = self._outputs(X), self._adapted[2]
+        raw, targets = self._outputs(X), cast("RealTargets", self._adapted[2])
         y = self._decode(raw, targets, "predict")
         if not return_std:
             return y

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import check_array, check_consistent_length, column_or_1d
 
 
@@ -54,21 +56,21 @@ def expected_calibration_error(
     >>> round(expected_calibration_error([0, 1, 1, 1], y_proba), 3)
     0.35
     """
-    y_true = column_or_1d(y_true)
-    y_proba = check_array(y_proba, dtype=np.float64)
-    check_consistent_length(y_true, y_proba)
-    classes = np.unique(y_true) if classes is None else column_or_1d(classes)
-    if y_proba.shape[1] != len(classes):
+    y: NDArray[Any] = column_or_1d(y_true)
+    p: NDArray[np.float64] = check_array(y_proba, dtype=np.float64)
+    check_consistent_length(y, p)
+    labels: NDArray[Any] = np.unique(y) if classes is None else column_or_1d(classes)
+    if p.shape[1] != len(labels):
         raise ValueError(
-            f"y_proba needs a column for each class: got {y_proba.shape[1]} columns for "
-            f"{len(classes)} classes; pass classes=clf.classes_."
+            f"y_proba needs a column for each class: got {p.shape[1]} columns for "
+            f"{len(labels)} classes; pass classes=clf.classes_."
         )
-    if y_proba.min() < 0 or y_proba.max() > 1 + 1e-6:
+    if p.min() < 0 or p.max() > 1 + 1e-6:
         raise ValueError("y_proba must hold probabilities between 0 and 1, as predict_proba does.")
     if n_bins < 1:
         raise ValueError(f"n_bins must be at least 1, got {n_bins}.")
-    confidence = y_proba.max(axis=1)
-    right = classes[y_proba.argmax(axis=1)] == y_true
+    confidence = p.max(axis=1)
+    right = labels[p.argmax(axis=1)] == y
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
     gaps = np.bincount(bins, weights=right - confidence, minlength=n_bins)
-    return float(np.abs(gaps).sum() / len(y_true))
+    return float(np.abs(gaps).sum() / len(y))
