@@ -310,10 +310,11 @@ def _make_loader(
     shape = [] if known is None else [known.spec.input_shape]
 
     def read_rows(X: Any) -> Any:
+        mapped = is_memory_mapped(X)  # then each batch is checked, not the whole
         plain = type(X) is np.ndarray and X.dtype.kind in "fiub" and X.ndim > 1
-        if not (plain and X.shape[1:] in shape and bool(np.isfinite(X).all())):
-            finite = not is_memory_mapped(X)
-            X = estimator._check_rows(X, reset=False, ensure_all_finite=finite)
+        known_shape = plain and X.shape[1:] in shape
+        if not (known_shape and (mapped or bool(np.isfinite(X).all()))):
+            X = estimator._check_rows(X, reset=False, ensure_all_finite=not mapped)
         if not shape:
             shape.append(X.shape[1:])
         if X.shape[1:] != shape[0]:

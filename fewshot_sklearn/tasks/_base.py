@@ -9,6 +9,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fewshot_sklearn.tasks._labels import as_name
 from fewshot_sklearn.tasks._random import RandomStateLike, resolve_random_state, stream
 from fewshot_sklearn.tasks._task import Task
 
@@ -157,7 +158,7 @@ class TaskSet(Sequence[Task], ABC):
     def _name(self, task_id: int) -> Any:
         """Return the name of a task from its original number."""
         name = task_id if self._names is None else self._names[task_id]
-        return name.item() if isinstance(name, np.number | np.bool_ | np.str_) else name
+        return as_name(name)
 
     def task(self, i: int, visit: int = 0) -> Task:
         """Return one task.

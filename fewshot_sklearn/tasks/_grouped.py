@@ -1,13 +1,14 @@
 """Each group of rows is a task: an assay, a patient, a shop."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fewshot_sklearn.tasks._columns import split_columns
 from fewshot_sklearn.tasks._indexed import Draw, IndexedTaskSet, check_data_set, drop_measurements
-from fewshot_sklearn.tasks._labels import Coded, encode, is_missing, is_real_valued
+from fewshot_sklearn.tasks._labels import Coded, as_name, encode, is_missing, is_real_valued
 from fewshot_sklearn.tasks._random import RandomStateLike
 from fewshot_sklearn.tasks._ranges import CountOrRange, check_count, check_range, draw_count
 from fewshot_sklearn.tasks._splits import draw_plain, draw_stratified, skip
@@ -33,7 +34,9 @@ class GroupedTasks(IndexedTaskSet):
         Support rows of a task. A (low, high) range is drawn anew at every visit, within what the
         group allows: at least one row of each class, at least one row left to predict.
     n_query : int or None, default=None
-        At most this many query rows, drawn at random from the rest; None for all the rest.
+        At most this many query rows, drawn at random from the rest. None takes all the rest: right
+        for evaluation, but a group of 50,000 rows is then a query set of nearly as many, at
+        every visit. With a number a draw costs the same whatever the size of the group.
     stratify : bool or None, default=True
         How the support is drawn if y holds classes. True: with the group's class proportions, by
         largest remainders, and at least one row of each class. False: at random, drawn again
@@ -51,9 +54,10 @@ class GroupedTasks(IndexedTaskSet):
     Attributes
     ----------
     n_left_out : int
-        The number of groups that are not a task, see `left_out`.
+        The number of groups that are not a task; `left_out` says why.
     n_dropped : int
-        The number of measurements dropped because the label or the group is missing.
+        The number of measurements dropped because the label or the group is missing. Rows of groups
+        that are left out are not among them.
     X : array, DataFrame or sparse matrix of shape (n_rows, ...)
         The data.
     y : ndarray of shape (n_kept,) or (n_kept, n_outputs)
@@ -72,9 +76,9 @@ class GroupedTasks(IndexedTaskSet):
 
     Notes
     -----
-    A group is left out, and counted, only if it has fewer rows than the lowest ``n_support`` + 1,
-    or more classes than the highest ``n_support`` or than can enter the support with a row left
-    to predict. Groups of a single class are kept.
+    A group is left out, and counted, only if it has fewer labelled rows than the lowest
+    ``n_support`` + 1, or more classes than the highest ``n_support`` or than can enter the support
+    with a row left to predict. Groups of a single class are kept.
 
     Examples
     --------
@@ -86,7 +90,7 @@ class GroupedTasks(IndexedTaskSet):
     >>> tasks
     GroupedTasks(3 tasks, 1 group left out)
     >>> tasks.left_out
-    {3: 'it has 10 rows, n_support=16 needs at least 17'}
+    {3: 'it has 10 labelled rows, n_support=16 needs at least 17'}
     >>> tasks[0]
     Task(X_support=(16, 3), y_support=(16,), X_query=(14, 3), y_query=(14,), name=0)
     """
@@ -127,14 +131,16 @@ class GroupedTasks(IndexedTaskSet):
                 f"{len(coded.codes)} and {y.shape[0]}."
             )
         y, row_of, kept = drop_measurements(y, row_of, dropped=coded.codes < 0)
+        n_dropped = int(len(kept) - np.count_nonzero(kept))
         self._store(
-            n_dropped=int(len(kept) - np.count_nonzero(kept)),
+            n_dropped=n_dropped,
             _n_support=check_range(n_support, "n_support", least=1),
             _n_query=None if n_query is None else check_count(n_query, "n_query", least=1),
             _stratify=bool(stratify),
             _all_names=coded.values,
         )
-        self._sort(coded.codes[kept], None if stratify is None or is_real_valued(y) else y)
+        codes = coded.codes[kept] if n_dropped else coded.codes
+        self._sort(codes, None if stratify is None or is_real_valued(y) else y)
         self._select()
         super().__init__(
             X,
@@ -148,13 +154,13 @@ class GroupedTasks(IndexedTaskSet):
 
     def _sort(self, groups: NDArray[np.int64], y: NDArray[Any] | None) -> None:
         """Sort measurements by group and class into cells, and note where each begins."""
-        n_groups = len(self._all_names)
-        key = groups
-        n_classes = 1
+        n_groups, n_classes, key = len(self._all_names), 1, groups
         if y is not None:
             classes = encode(y, what="y")
             n_classes = max(len(classes.values), 1)
-            key = groups * n_classes + classes.codes
+            key = groups * n_classes
+            key += classes.codes
+            del classes  # ten million labels are 80 MB for each array that waits here
         order = np.argsort(key, kind="stable")
         key = key[order]
         starts = np.flatnonzero(np.r_[True, key[1:] != key[:-1]][: len(key)])
@@ -171,19 +177,28 @@ class GroupedTasks(IndexedTaskSet):
         lows, highs = np.maximum(low, n_classes), np.minimum(high, sizes - 1)
         groups = np.flatnonzero(lows <= highs)
         if not len(groups):
-            largest = (
-                f"the largest of {len(sizes)} has {sizes.max()} rows" if len(sizes) else "none"
-            )
-            raise ValueError(
-                f"at least one group must have {low + 1} rows (n_support={low} and a query row) "
-                f"and no more classes than support rows; got {largest}; lower n_support or pass "
-                "larger groups."
-            )
+            raise ValueError(self._why_none(sizes, n_classes))
         self._store(
             _groups=groups,
             _lows=lows[groups],
             _highs=highs[groups],
             n_left_out=len(sizes) - len(groups),
+        )
+
+    def _why_none(self, sizes: NDArray[np.int64], n_classes: NDArray[np.int64]) -> str:
+        """Return the sentence for groups of which none is a task."""
+        low = self._n_support[0]
+        got, cure = "none", "lower n_support or pass larger groups"
+        if len(sizes):
+            got = f"the largest of {len(sizes)} has {sizes.max()} rows"
+        if self.n_dropped:
+            got += f" after {self.n_dropped} without label or group were dropped"
+        if len(sizes) and sizes.max() > low:
+            got += f" and {n_classes[sizes.argmax()]} classes"
+            cure += ", or stratify=None if y holds whole numbers to regress"
+        return (
+            f"at least one group must have {low + 1} rows (n_support={low} and a query row) "
+            f"and no more classes than support rows; got {got}; {cure}."
         )
 
     def _group_sizes(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -198,11 +213,18 @@ class GroupedTasks(IndexedTaskSet):
         reasons: dict[Hashable, str] = {}
         for group in np.setdiff1d(np.arange(len(sizes)), self._groups).tolist():
             n, c = sizes[group], n_classes[group]
-            reason = f"it has {n} rows, n_support={low} needs at least {low + 1}"
+            reason = f"it has {n} labelled rows, n_support={low} needs at least {low + 1}"
             if n > low:
                 reason = f"it has {c} classes, more than the {min(high, n - 1)} support rows"
-            reasons[self._all_names[group : group + 1].tolist()[0]] = reason
+            reasons[as_name(self._all_names[group])] = reason
         return reasons
+
+    def drawable(self) -> NDArray[np.int64]:
+        """Return the measurements of the groups of these tasks, see `IndexedTaskSet`."""
+        bounds = self._cell_starts[self._first_cells]
+        used = np.zeros(len(bounds) - 1, dtype=bool)
+        used[self._groups[self.task_ids]] = True
+        return self._order[np.repeat(used, np.diff(bounds))]
 
     def _draw(self, task_id: int, visit: int) -> Draw:
         rng = self._stream(task_id, visit)
@@ -227,7 +249,7 @@ class GroupedTasks(IndexedTaskSet):
         *,
         task: Hashable,
         target: Any,
-        features: str | Sequence[Hashable] | None = None,
+        features: Hashable | Iterable[Hashable] | None = None,
         **options: Any,
     ) -> Self:
         """Make tasks of a long table: a row per measurement, with a column that names its task.
@@ -237,11 +259,12 @@ class GroupedTasks(IndexedTaskSet):
         df : DataFrame
             The table. The features stay a DataFrame with their names and types.
         task : str
-            The column that says to which task a row belongs.
+            The column that says to which task a row belongs: text, numbers, categories, dates. Rows
+            where it is missing are dropped, categories without a row are no tasks.
         target : str or list of str
             The column, or for regression columns, to predict. Rows where it is missing are dropped.
         features : str, list of str or None, default=None
-            The columns to learn from; None for all the others.
+            The columns to learn from; None for all that are neither task nor target.
         **options
             The keyword parameters of `GroupedTasks`: ``n_support``, ``n_query``, ...
 
@@ -253,7 +276,8 @@ class GroupedTasks(IndexedTaskSet):
         Raises
         ------
         ValueError
-            If a column does not exist, or as `GroupedTasks` does.
+            If a column does not exist or occurs twice, if the target is among the features or names
+            the task, or as `GroupedTasks` does.
         TypeError
             If ``df`` is not a DataFrame.
 
@@ -267,24 +291,8 @@ class GroupedTasks(IndexedTaskSet):
         >>> tasks.names.tolist(), list(tasks[0].X_support.columns)
         (['a', 'b'], ['price', 'city'])
         """
-        if not hasattr(df, "columns"):
-            raise TypeError(
-                f"df must be a DataFrame, got {type(df).__name__}; for arrays use "
-                "GroupedTasks(X, y, groups)."
-            )
-        columns = list(df.columns)
-        targets = target if isinstance(target, list) else [target]
-        used = [task, *targets]
-        if features is None:
-            features = [column for column in columns if column not in used]
-        elif isinstance(features, str):
-            features = [features]
-        absent = [column for column in [*used, *features] if column not in columns]
-        if absent or not features:
-            problem = f"no column {absent[0]!r}" if absent else "no column left for features"
-            raise ValueError(f"df has {problem}; its columns are {columns}.")
-        y = df[targets if len(targets) > 1 else targets[0]]
-        return cls(df[list(features)], y, df[task], **options)
+        X, y, groups = split_columns(df, task=task, target=target, features=features)
+        return cls(X, y, groups, **options)
 
     @classmethod
     def from_wide(cls, X: Any, Y: Any, **options: Any) -> Self:
@@ -303,12 +311,13 @@ class GroupedTasks(IndexedTaskSet):
         Returns
         -------
         GroupedTasks
-            Its tasks have the order of the columns.
+            Its tasks have the order of the columns. Rows of X and Y belong together by position,
+            whatever their index. Empty cells were no measurements: ``n_dropped`` counts none.
 
         Raises
         ------
         ValueError
-            If X and Y have different numbers of rows, or as `GroupedTasks` does.
+            If X and Y have different numbers of rows, Y is sparse, or as `GroupedTasks` does.
 
         Examples
         --------
@@ -320,6 +329,12 @@ class GroupedTasks(IndexedTaskSet):
         >>> tasks.names.tolist(), tasks.n_left_out
         ([0, 2], 1)
         """
+        if hasattr(Y, "tocsr"):
+            raise ValueError(
+                "Y must be dense, with NaN where a task was not measured; got a "
+                f"{type(Y).__name__}, whose empty cells could mean that or 0: pass Y.toarray() if "
+                "they mean 0."
+            )
         values = np.asarray(Y)
         if values.ndim != 2 or values.shape[0] != np.shape(X)[0]:
             raise ValueError(
@@ -332,6 +347,7 @@ class GroupedTasks(IndexedTaskSet):
         return cls(X, values[rows, tasks], coded, row_of=options.pop("row_of", rows), **options)
 
     def __repr__(self) -> str:
-        """Show the number of tasks and of groups left out."""
-        left_out = f", {self.n_left_out} group{'s'[: self.n_left_out != 1]} left out"
-        return f"GroupedTasks({len(self)} tasks{left_out if self.n_left_out else ''})"
+        """Show the number of tasks, of groups left out and of rows dropped."""
+        counts = [(self.n_left_out, "group", "left out"), (self.n_dropped, "row", "dropped")]
+        notes = [f", {n} {noun}{'s'[: n != 1]} {fate}" for n, noun, fate in counts if n]
+        return f"GroupedTasks({len(self)} tasks{''.join(notes)})"

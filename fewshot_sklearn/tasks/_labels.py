@@ -6,6 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+# Whole numbers are encoded by a table where it needs at most so many entries for each label.
+_DENSE = 4
+
 
 @dataclass(frozen=True)
 class Coded:
@@ -100,25 +103,77 @@ def encode(labels: Any, *, what: str) -> Coded:
     if isinstance(labels, Coded):
         return labels
     if not hasattr(labels, "shape"):
-        labels = np.asarray(labels, dtype=_list_dtype(labels))
+        labels = _as_vector(labels)
     if len(labels.shape) != 1:
         raise ValueError(f"{what} must have one dimension, got shape {tuple(labels.shape)}.")
     try:
-        if hasattr(labels, "factorize"):  # pandas hashes instead of sorting and knows its NA
-            codes, values = labels.factorize(sort=True)
-            return Coded(codes.astype(np.int64, copy=False), np.asarray(values))
-        labels = np.asarray(labels)
-        present = ~is_missing(labels)
-        codes = np.full(len(labels), -1, dtype=np.int64)
-        values, codes[present] = np.unique(labels[present], return_inverse=True)
+        return _encode_pandas(labels) if hasattr(labels, "factorize") else _encode_array(labels)
     except TypeError as error:
         raise ValueError(
             f"{what} must be of one type so that it can be sorted, got a mixture ({error}); "
             "convert it, for instance to str."
         ) from error
+
+
+def as_name(value: Any) -> Any:
+    """Return a label as plain Python where it is a number, a bool or text, otherwise as it is."""
+    return value.item() if isinstance(value, np.number | np.bool_ | np.str_) else value
+
+
+def _encode_pandas(labels: Any) -> Coded:
+    """Encode a Series, an Index, a Categorical or another array of pandas, which know their NA."""
+    codes, values = labels.factorize()
+    order = values.argsort()
+    ranks = np.full(len(values) + 1, -1, dtype=np.int64)  # code -1 finds the last one
+    ranks[order] = np.arange(len(values))
+    return Coded(ranks[codes], np.asarray(values.take(order)))
+
+
+def _encode_array(labels: Any) -> Coded:
+    labels = np.asarray(labels)
+    missing = is_missing(labels)
+    if not missing.any():
+        return _encode_present(labels)
+    present = np.logical_not(missing, out=missing)
+    codes = np.full(len(labels), -1, dtype=np.int64)
+    coded = _encode_present(labels[present])
+    codes[present] = coded.codes
+    return Coded(codes, coded.values)
+
+
+def _encode_present(labels: NDArray[Any]) -> Coded:
+    """Encode labels of which none is missing, at the least cost in time and memory."""
+    if labels.dtype.kind == "O":
+        items = labels.tolist()
+        distinct = sorted(set(items))
+        code_of = {value: code for code, value in enumerate(distinct)}
+        codes = np.fromiter(map(code_of.__getitem__, items), dtype=np.int64, count=len(items))
+        return Coded(codes, _as_objects(distinct))
+    if labels.dtype.kind in "biuf" and labels.size:
+        with np.errstate(invalid="ignore"):
+            whole = labels.astype(np.int64, copy=False)
+        low = whole.min()
+        n_between = int(whole.max()) - int(low) + 1
+        if n_between <= _DENSE * len(labels) and np.array_equal(whole, labels):
+            whole = whole - low
+            seen = np.zeros(n_between, dtype=bool)
+            seen[whole] = True
+            values = (np.flatnonzero(seen) + low).astype(labels.dtype)
+            return Coded((np.cumsum(seen) - 1)[whole], values)
+    values, codes = np.unique(labels, return_inverse=True)
     return Coded(codes, values)
 
 
-def _list_dtype(labels: Any) -> type | None:
-    """Return object for lists with None or of several types, which NumPy would turn to text."""
-    return object if len({type(label) for label in labels}) > 1 else None
+def _as_vector(labels: Any) -> NDArray[Any]:
+    """Return a list as an array, of objects where NumPy would make text or a matrix of it."""
+    labels = list(labels)
+    types = {type(label) for label in labels}
+    return _as_objects(labels) if len(types) > 1 or tuple in types else np.asarray(labels)
+
+
+def _as_objects(items: list[Any]) -> NDArray[Any]:
+    """Return items, which may be tuples, as a one-dimensional array."""
+    array = np.empty(len(items), dtype=object)
+    for i, item in enumerate(items):
+        array[i] = item
+    return array

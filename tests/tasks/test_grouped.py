@@ -92,7 +92,7 @@ def test_groups_that_are_too_small_or_have_too_many_classes_are_counted_with_a_r
     assert tasks.n_left_out == 2
     assert tasks.left_out == {
         "many": "it has 10 classes, more than the 4 support rows",
-        "small": "it has 4 rows, n_support=4 needs at least 5",
+        "small": "it has 4 labelled rows, n_support=4 needs at least 5",
     }
     assert repr(tasks) == "GroupedTasks(2 tasks, 2 groups left out)"
     assert tasks[:1].left_out == tasks.left_out
