@@ -10,30 +10,42 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sklearn.exceptions import NotFittedError
+from sklearn.pipeline import Pipeline
 
 from ._codec import Decoder, Encoder, all_subclasses, class_reference, find_class
 from ._container import import_safetensors, read_file, reading, write_file
 from ._meta_state import MetaState, snapshot_parameters
+from ._pipeline_file import pack_pipeline, unpack_pipeline
 from .utils.discovery import all_estimators
 
 if TYPE_CHECKING:
     from ._estimator import FewShotEstimator
+    from .pipeline import MetaPipeline
 
 __all__ = ["load", "save"]
 
 _VERSION = 1
 # The entry of a safetensors file's metadata that is ours.
 _ENTRY = "fewshot_sklearn"
-_META_MEMBERS = ("spec", "log", "targets", "parameters", "features", "n_epochs", "from_fit")
+_META_MEMBERS = (
+    "spec",
+    "log",
+    "targets",
+    "parameters",
+    "features",
+    "n_epochs",
+    "temperature",
+    "from_fit",
+)
 _CURE = "pass a file that an estimator's save method wrote, or save the estimator again"
 
 
-def save(estimator: FewShotEstimator, path: str | os.PathLike[str]) -> None:
+def save(estimator: FewShotEstimator | MetaPipeline, path: str | os.PathLike[str]) -> None:
     """Write an estimator with what it learned to a safetensors file, all of it or nothing.
 
     Parameters
     ----------
-    estimator : FewShotEstimator
+    estimator : FewShotEstimator or MetaPipeline
         Meta-fitted or fitted. Callbacks are not saved.
     path : str or path-like
         The file; it is replaced in one step when it exists.
@@ -45,9 +57,9 @@ def save(estimator: FewShotEstimator, path: str | os.PathLike[str]) -> None:
     ValueError
         When a parameter or a fitted attribute is something that a file without code cannot hold,
         such as a ``random_state`` that is a generator; or when a backbone that is code was
-        exchanged after meta_fit.
+        exchanged after meta_fit; or when a pipeline was changed after meta_fit.
     ImportError
-        When safetensors is not installed.
+        When safetensors, or for a pipeline skops, is not installed.
     OSError
         When the file cannot be written.
 
@@ -70,23 +82,26 @@ def save(estimator: FewShotEstimator, path: str | os.PathLike[str]) -> None:
     ['digits.fewshot']
     """
     import_safetensors()
-    meta: MetaState | None = vars(estimator).get("_meta")
+    last: Any = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    meta: MetaState | None = vars(last).get("_meta")
     if meta is None:
         raise NotFittedError(
-            f"this {type(estimator).__name__} has learned nothing that could be saved; call "
-            "meta_fit or fit first."
+            f"this {type(last).__name__} has learned nothing that could be saved; call meta_fit or "
+            "fit of a few-shot estimator first."
         )
     encoder = Encoder()
     parts = {
-        "parameters": estimator.get_params(deep=False),
-        "meta": _meta_parts(estimator, meta),
-        "fitted": _fitted_parts(estimator, meta),
+        "parameters": last.get_params(deep=False),
+        "meta": _meta_parts(last, meta),
+        "fitted": _fitted_parts(last, meta),
     }
     content = {
         "version": _VERSION,
-        "class": class_reference(type(estimator)),
+        "class": class_reference(type(last)),
         **{name: encoder.encode(part, name) for name, part in parts.items()},
     }
+    if isinstance(estimator, Pipeline):
+        content["pipeline"] = pack_pipeline(estimator, encoder)
     if len({id(backbone) for backbone in encoder.outside}) > 1:
         raise ValueError(
             "backbone was changed after meta_fit; call meta_fit again, or set it back, before "
@@ -95,10 +110,8 @@ def save(estimator: FewShotEstimator, path: str | os.PathLike[str]) -> None:
     write_file(path, content, encoder.tensors, entry=_ENTRY)
 
 
-def load(
-    path: str | os.PathLike[str], *, backbone: Any = None, device: Any = None
-) -> FewShotEstimator:
-    """Read an estimator that :meth:`~fewshot_sklearn.base.FewShotEstimator.save` wrote.
+def load(path: str | os.PathLike[str], *, backbone: Any = None, device: Any = None) -> Any:
+    """Read an estimator or pipeline that its ``save`` method wrote.
 
     Nothing in the file is executed, unpickled or imported. The class of an estimator or backbone
     that is not this package's must be imported before.
@@ -117,7 +130,7 @@ def load(
 
     Returns
     -------
-    estimator : FewShotEstimator
+    estimator : FewShotEstimator or MetaPipeline
         With the parameters, the meta state and the fitted task of the one that was saved: it
         predicts the same, and ``partial_meta_fit`` goes on from the same state.
 
@@ -126,9 +139,10 @@ def load(
     ValueError
         When the file is damaged, of another version or none that ``save`` wrote; when it needs a
         class that is not imported, or a backbone that was not passed or does not fit; when
-        ``device`` does not exist.
+        ``device`` does not exist; when a pipeline's transformers hold a type that is not known to
+        be harmless.
     ImportError
-        When safetensors is not installed.
+        When safetensors, or for a pipeline skops, is not installed.
     OSError
         When the file cannot be read.
 
@@ -166,7 +180,10 @@ def load(
     if parts["fitted"] is not None:
         with reading(path):
             _restore_fit(estimator, meta, parts["fitted"], place, backbone)
-    return estimator
+    if "pipeline" not in content:
+        return estimator
+    with reading(path):
+        return unpack_pipeline(content["pipeline"], decoder, estimator)
 
 
 # ---------------------------------------------------------------------- from estimator to parts

@@ -1,8 +1,10 @@
 """Task sets that hold row numbers of one data set instead of copies of its rows."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from functools import cache
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +26,8 @@ class IndexedTaskSet(TaskSet):
     says to which row of ``X`` it belongs, or is None where measurement and row are the same.
 
     A subclass implements ``_draw(task_id, visit)`` and takes its randomness from
-    ``self._stream(task_id, visit)`` only.
+    ``self._stream(task_id, visit)`` only. It overrides ``drawable`` where a selection of its tasks
+    keeps to a part of the data.
 
     Parameters
     ----------
@@ -118,6 +121,65 @@ class IndexedTaskSet(TaskSet):
             If ``visit`` is negative.
         """
         return self._draw(self._task_id(i), visit)
+
+    def drawn_once(self) -> Self:
+        """Return the same tasks, which remember what they drew: for reading them several times.
+
+        Returns
+        -------
+        IndexedTaskSet
+            Of the same type and data. It holds the row numbers of each visit that it has drawn.
+        """
+        same = copy.copy(self)
+        same._store(_draw=cache(self._draw))
+        return same
+
+    def drawable(self) -> NDArray[np.int64]:
+        """Return the measurements that these tasks may draw at any visit.
+
+        Returns
+        -------
+        ndarray of shape (n_drawable,), dtype int64
+            Distinct entries of ``y``, in no order that matters. No task of this set ever draws
+            another one, so nothing else may be learned from in cross-validation.
+        """
+        return np.arange(len(self.y))
+
+    def with_rows(self, X: Any, rows: NDArray[np.int64]) -> Self:
+        """Return the same tasks with other features.
+
+        Parameters
+        ----------
+        X : array, DataFrame or sparse matrix of shape (n_rows, ...)
+            The new features.
+        rows : ndarray of shape (n_rows,), dtype int64
+            Which row of the present ``X`` each of them stands for; rows that are not among them
+            must not be drawn.
+
+        Returns
+        -------
+        IndexedTaskSet
+            Of the same type, with the same labels and names; every visit of a task draws the same
+            measurements.
+
+        Raises
+        ------
+        ValueError
+            If there is not one row of X for each of ``rows``.
+        """
+        X = as_rows(X)
+        if n_rows(X) != len(rows):
+            raise ValueError(
+                f"X must have one row for each of the {len(rows)} rows that it stands for, got "
+                f"{n_rows(X)}; what is applied to rows must return as many."
+            )
+        same = copy.copy(self)
+        same._store(X=X, _passed=self._passed - {"X"})
+        if not np.array_equal(rows, np.arange(n_rows(self.X))):
+            place = np.full(n_rows(self.X), len(rows))  # so that no other row can be taken
+            place[rows] = np.arange(len(rows))
+            same._store(row_of=place if self.row_of is None else place[self.row_of])
+        return same
 
     def _make_task(self, task_id: int, visit: int) -> Task:
         support, query = self._draw(task_id, visit)

@@ -1,9 +1,18 @@
 """Rows of whatever holds features: arrays, memory maps, DataFrames, sparse matrices."""
 
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
+
+# How much of a memory map is read at a time.
+_CHUNK_BYTES = 2**25
 
 
 def as_rows(X: Any) -> Any:
@@ -43,3 +52,88 @@ def is_memory_mapped(X: Any) -> bool:
             return True
         X = getattr(X, "base", None)
     return False
+
+
+def join_rows(parts: Sequence[Any]) -> Any:
+    """Return the rows of several arrays, DataFrames or sparse matrices of one kind as one.
+
+    Parameters
+    ----------
+    parts : sequence of array, DataFrame or sparse matrix
+        With the same columns.
+
+    Returns
+    -------
+    ndarray, DataFrame or CSR matrix
+        The same object if there is one part.
+
+    Raises
+    ------
+    TypeError
+        If they are of several kinds, or of a kind that cannot be joined.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    kinds = [_joined_by(part) for part in parts]
+    if any(kind is not kinds[0] for kind in kinds):
+        names = sorted({type(part).__name__ for part in parts})
+        raise TypeError(f"all rows must be of one kind, got {' and '.join(names)}.")
+    return kinds[0](parts)
+
+
+def _joined_by(part: Any) -> Callable[[Sequence[Any]], Any]:
+    """Return the function that joins arrays, frames or matrices of this kind."""
+    if hasattr(part, "iloc"):
+        return _join_frames
+    if sparse.issparse(part):
+        return _join_sparse
+    return np.concatenate
+
+
+def _join_frames(parts: Sequence[Any]) -> Any:
+    import pandas as pd  # the caller has it: these are its objects
+
+    return pd.concat(parts, ignore_index=True)
+
+
+def _join_sparse(parts: Sequence[Any]) -> Any:
+    return sparse.vstack(parts, format="csr")
+
+
+def map_in_chunks(function: Callable[[Any], Any], X: Any, rows: NDArray[np.int64]) -> Any:
+    """Apply a function to rows of a memory map, 32 MiB of them at a time.
+
+    Parameters
+    ----------
+    function : callable
+        Takes an array of rows and returns as many.
+    X : ndarray of shape (n_all, ...)
+        In a file.
+    rows : ndarray of shape (n_rows,), dtype int64
+        In ascending order, so that the file is read from the front.
+
+    Returns
+    -------
+    ndarray of shape (n_rows, ...), or whatever else the function returns
+        Arrays are written to a memory map in the folder of temporary files, which is deleted with
+        the array; anything else, such as sparse matrices, is joined in memory.
+    """
+    size = max(1, _CHUNK_BYTES // max(1, X[:1].nbytes))
+    starts = range(0, len(rows), size)
+    chunks = (function(X[rows[start : start + size]]) for start in starts)
+    first = next(chunks)
+    if not isinstance(first, np.ndarray) or first.dtype.kind == "O":
+        return join_rows([first, *chunks])
+    mapped = _temporary_map((len(rows), *first.shape[1:]), first.dtype)
+    mapped[: len(first)] = first
+    for start, chunk in zip(starts[1:], chunks, strict=True):
+        mapped[start : start + size] = chunk
+    return mapped
+
+
+def _temporary_map(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return a new memory map whose file is deleted with it."""
+    folder = tempfile.mkdtemp(prefix="fewshot_sklearn")
+    mapped = np.memmap(Path(folder) / "rows", dtype=dtype, mode="w+", shape=shape)
+    weakref.finalize(mapped, shutil.rmtree, folder, ignore_errors=True)
+    return mapped
