@@ -12,33 +12,48 @@ if TYPE_CHECKING:
         datasets,
         exceptions,
         gradient_based,
+        inspection,
         memory_based,
         metric_based,
+        metrics,
         model_selection,
         nn,
+        pipeline,
         tasks,
         utils,
     )
     from fewshot_sklearn.gradient_based import MAMLClassifier, MAMLRegressor
     from fewshot_sklearn.memory_based import MANNClassifier
     from fewshot_sklearn.metric_based import ProtoNetClassifier
-    from fewshot_sklearn.model_selection import compare, evaluate
+    from fewshot_sklearn.model_selection import ClassFoldSplit, TaskLearner, compare, evaluate
     from fewshot_sklearn.nn import MLP, Conv4
     from fewshot_sklearn.persistence import load
-    from fewshot_sklearn.tasks import EpisodicTasks, GroupedTasks, Task, TaskList, TaskSet
+    from fewshot_sklearn.pipeline import MetaPipeline, make_meta_pipeline
+    from fewshot_sklearn.tasks import (
+        ClassFoldTasks,
+        EpisodicTasks,
+        GroupedTasks,
+        Task,
+        TaskList,
+        TaskSet,
+    )
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
     "MLP",
+    "ClassFoldSplit",
+    "ClassFoldTasks",
     "Conv4",
     "EpisodicTasks",
     "GroupedTasks",
     "MAMLClassifier",
     "MAMLRegressor",
     "MANNClassifier",
+    "MetaPipeline",
     "ProtoNetClassifier",
     "Task",
+    "TaskLearner",
     "TaskList",
     "TaskSet",
     "__version__",
@@ -47,17 +62,23 @@ __all__ = [
     "evaluate",
     "exceptions",
     "gradient_based",
+    "inspection",
     "load",
+    "make_meta_pipeline",
     "memory_based",
     "metric_based",
+    "metrics",
     "model_selection",
     "nn",
+    "pipeline",
     "tasks",
     "utils",
 ]
 
 # Where each name comes from; a public name that is not here is a subpackage.
 _HOME = {
+    "ClassFoldSplit": "model_selection",
+    "ClassFoldTasks": "tasks",
     "Conv4": "nn",
     "EpisodicTasks": "tasks",
     "GroupedTasks": "tasks",
@@ -65,13 +86,16 @@ _HOME = {
     "MAMLRegressor": "gradient_based",
     "MANNClassifier": "memory_based",
     "MLP": "nn",
+    "MetaPipeline": "pipeline",
     "ProtoNetClassifier": "metric_based",
     "Task": "tasks",
+    "TaskLearner": "model_selection",
     "TaskList": "tasks",
     "TaskSet": "tasks",
     "compare": "model_selection",
     "evaluate": "model_selection",
     "load": "persistence",
+    "make_meta_pipeline": "pipeline",
 }
 
 if not TYPE_CHECKING:  # a type checker reads the imports above and refuses any other name

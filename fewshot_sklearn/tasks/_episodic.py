@@ -63,6 +63,7 @@ class EpisodicTasks(IndexedTaskSet):
 
     See Also
     --------
+    ClassFoldTasks : Episodes for cross-validation, with the classes in folds.
     GroupedTasks : Each group of rows is a task.
 
     Examples
@@ -141,10 +142,14 @@ class EpisodicTasks(IndexedTaskSet):
                 f"row, but class {label!r} has {size}{others}; lower n_shot or leave the class out."
             )
 
+    def _choices(self, task_id: int) -> int | NDArray[np.int64]:
+        """Return the positions in ``classes_`` that a task may draw, or how many there are."""
+        return len(self._sizes)
+
     def _draw(self, task_id: int, visit: int) -> Draw:
         rng = self._stream(task_id, visit)
         n_way, n_shot = draw_count(rng, *self._n_way), draw_count(rng, *self._n_shot)
-        classes = rng.choice(len(self._sizes), n_way, replace=False)
+        classes = rng.choice(self._choices(task_id), n_way, replace=False)
         sizes = self._sizes[classes]
         picks = draw_distinct(rng, sizes, n_shot + self._n_query)
         exists = np.arange(n_shot, picks.shape[1]) < sizes[:, None]
@@ -156,5 +161,6 @@ class EpisodicTasks(IndexedTaskSet):
         """Show the number of tasks, the ways and shots."""
         way, shot = ("-to-".join(map(str, sorted(set(r)))) for r in (self._n_way, self._n_shot))
         return (
-            f"EpisodicTasks({len(self)} tasks, {way}-way {shot}-shot, {len(self.classes_)} classes)"
+            f"{type(self).__name__}({len(self)} tasks, {way}-way {shot}-shot, "
+            f"{len(self.classes_)} classes)"
         )
