@@ -125,23 +125,24 @@ def describe_configuration(
     known : MetaState or None
         What the training starts from.
     """
-    parameters = {
-        name: _describe(value)
-        for name, value in estimator._parameters().items()
-        if name not in _FREE
-    }
     start = {} if known is None else known.learner.state_dict()
     if known is None and isinstance(estimator.backbone, nn.Module):
         start = estimator.backbone.state_dict()
     return {
         "estimator": type(estimator).__name__,
-        **parameters,
+        **describe_parameters(estimator),
         "tasks": _describe_tasks(tasks),
         "validation_tasks": "None"
         if validation_tasks is None
         else _describe_tasks(validation_tasks),
         "starting weights": _checksum(start.values()) if start else "new",
     }
+
+
+def describe_parameters(estimator: FewShotEstimator) -> dict[str, str]:
+    """Return in words the parameters that the result of meta-training depends on."""
+    parameters = estimator._parameters().items()
+    return {name: _describe(value) for name, value in parameters if name not in _FREE}
 
 
 def _describe(value: Any) -> str:

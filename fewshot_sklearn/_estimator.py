@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import validate_data
 
 from . import _meta_fitting as meta_fitting
+from ._distributed import is_main_process
 from ._meta_state import MetaState, TaskSpec, changed_parameters, snapshot_parameters
 from ._parameters import DTYPES, NUMPY_DTYPES, SharedParameters
 from ._protocols import EstimatorProtocols
@@ -116,7 +118,8 @@ class FewShotEstimator(EstimatorProtocols):
             validation_tasks = as_task_set(validation_tasks)
         for fitted in ("_adapted", "_fit_parameters", "classes_"):
             self.__dict__.pop(fitted, None)
-        with self._callback_task("meta_fit", self.max_iter) as hook:
+        announced = self._callback_task("meta_fit", self.max_iter)
+        with announced if is_main_process() else nullcontext() as hook:
             meta_fitting.meta_fit(
                 self, tasks, validation_tasks, known, make_hook=hook, checkpoint=checkpoint
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from ._calibration import fit_temperature
-from ._checkpoint import Checkpoint, describe_configuration
+from ._checkpoint import Checkpoint, describe_configuration, describe_parameters
+from ._distributed import World, current_world
 from ._meta_state import MetaState, TaskSpec, snapshot_parameters
 from ._training import meta_train
 from ._training_run import TrainingLog, TrainingOptions, TrainingRun
@@ -54,54 +56,72 @@ def meta_fit(
 
     What was learned before an error or an interruption is published too.
     """
-    key = resolve_random_state(estimator.random_state)[1]
-    file = saved = None
-    if checkpoint is not None:
-        about = describe_configuration(estimator, tasks, validation_tasks, known)
-        file = Checkpoint(checkpoint, about)
-        saved = file.read()
-        key = key if saved is None else saved["key"]
-    if estimator.early_stopping and validation_tasks is None:
-        tasks, validation_tasks = _hold_out(tasks, key)
-    loader = _make_loader(
-        estimator,
-        tasks,
-        reset=known is None and not from_fit,
-        rows_checked=from_fit,
-        known=known,
-    )
+    world = current_world(estimator._torch_device(), alone=from_fit)
+    with world.together():
+        file = None
+        if checkpoint is not None and world.is_main:
+            about = describe_configuration(estimator, tasks, validation_tasks, known)
+            file = Checkpoint(checkpoint, {"processes": str(world.size), **about})
+        key, saved = _key(estimator, file, world)
+        if estimator.early_stopping and validation_tasks is None:
+            tasks, validation_tasks = _hold_out(tasks, key)
+        reset = known is None and not from_fit
+        loader = _make_loader(estimator, tasks, reset=reset, rows_checked=from_fit, known=known)
     with seeded(estimator, key, 0 if known is None else known.log.n_iter):
-        meta = _start(estimator, loader, known, from_fit=from_fit)
-        loader.targets = meta.targets
-        held_out = []
-        if validation_tasks is not None:
-            held_out = _validation_batches(estimator, meta, validation_tasks)
+        with world.together():
+            meta = _start(estimator, loader, known, world, from_fit=from_fit)
+            loader.targets = meta.targets
+            held_out = []
+            if validation_tasks is not None:
+                held_out = _validation_batches(estimator, meta, validation_tasks)
+            world.check_alike(_facts(estimator, held_out))
         if saved is not None:
             loader.n_batches, loader.n_drawn, loader.n_skipped = saved["position"]
+        size, share = estimator.meta_batch_size, (world.rank, world.size)
         try:
             meta_train(
                 meta.learner,
-                loader.batches(estimator.meta_batch_size, key, meta.n_epochs),
+                loader.batches(size, key, meta.n_epochs, share=share),
                 _options(estimator),
                 meta.log,
-                validate=partial(_validate, meta, held_out) if held_out else None,
+                validate=partial(_validate, meta, held_out, world) if held_out else None,
                 around_iteration=make_hook and make_hook(partial(_as_of_now, meta)),
                 resume=saved and saved["run"],
                 keep=None if file is None else partial(_keep, file, loader, key),
+                world=world,
             )
             if held_out and isinstance(meta.targets, ClassTargets):
-                meta = replace(meta, temperature=fit_temperature(meta.learner, held_out))
+                fitted = world.decide(partial(fit_temperature, meta.learner, held_out))
+                meta = replace(meta, temperature=fitted)
         finally:
             if meta.log.n_iter or not any(p.requires_grad for p in meta.learner.parameters()):
                 meta.learner.requires_grad_(False)
                 estimator._publish(replace(meta, n_epochs=meta.n_epochs + loader.n_epochs))
-    if loader.n_skipped:
+    if loader.n_skipped and world.is_main:
         warnings.warn(
             f"{loader.n_skipped} of {loader.n_drawn} draws had one class in the support set and "
             "were left out of meta-training; draw larger or stratified support sets.",
             SkippedTaskWarning,
             stacklevel=5,
         )
+
+
+def _key(
+    estimator: FewShotEstimator, file: Checkpoint | None, world: World
+) -> tuple[NDArray[np.uint64], dict[str, Any] | None]:
+    """Return what all randomness is a function of, and the state to go on from, if there is one."""
+    key = resolve_random_state(estimator.random_state)[1]
+    saved = None if file is None else file.read()
+    key, saved = world.from_main((key if saved is None else saved["key"], saved))
+    world.seed = int(key[0])
+    return key, saved
+
+
+def _facts(estimator: FewShotEstimator, held_out: list[TaskBatch]) -> dict[str, Any]:
+    """Return what must be the same in processes that train together."""
+    facts = {"estimator": type(estimator).__name__, **describe_parameters(estimator)}
+    del facts["random_state"]  # that of the main process is taken
+    return {**facts, "validation": bool(held_out)}
 
 
 def _keep(file: Checkpoint, loader: TaskLoader, key: NDArray[np.uint64], run: TrainingRun) -> None:
@@ -158,14 +178,32 @@ def _as_of_now(meta: MetaState) -> MetaState:
 
 
 def _start(
-    estimator: FewShotEstimator, loader: TaskLoader, known: MetaState | None, *, from_fit: bool
+    estimator: FewShotEstimator,
+    loader: TaskLoader,
+    known: MetaState | None,
+    world: World,
+    *,
+    from_fit: bool,
 ) -> MetaState:
     """Return the state to train: new, or a copy of the known one, which others may share."""
+    carried = {}
+    if known is None:
+        spec, targets = _describe(estimator, loader)
+    else:
+        spec, targets = known.spec, known.targets
+        carried = {name: getattr(known, name) for name in ("n_epochs", "temperature")}
+        carried["log"] = known.log.copy()
+    spec, targets, carried = world.from_main((spec, targets, carried))
+    meta = replace(_new_state(estimator, spec, targets, from_fit=from_fit), **carried)
     if known is not None:
-        new = _new_state(estimator, known.spec, known.targets, from_fit=from_fit)
-        new.learner.load_state_dict(known.learner.state_dict())
-        log = known.log.copy()
-        return replace(known, learner=new.learner, log=log, parameters=new.parameters)
+        meta.learner.load_state_dict(known.learner.state_dict())
+    return meta
+
+
+def _describe(
+    estimator: FewShotEstimator, loader: TaskLoader
+) -> tuple[TaskSpec, ClassTargets | RealTargets]:
+    """Return what the tasks are like."""
     draws = loader.peek()
     if len({d.y_support.shape[1:] for d in draws} | {d.y_query.shape[1:] for d in draws}) > 1:
         raise TaskError("y must have the same number of columns in every task.")
@@ -177,7 +215,7 @@ def _start(
     )
     if not spec.shared_classes and isinstance(targets, ClassTargets):
         spec = replace(spec, n_outputs=loader.largest_way(draws))
-    return _new_state(estimator, spec, targets, from_fit=from_fit)
+    return spec, targets
 
 
 def _new_state(
@@ -268,11 +306,17 @@ def _validation_batches(
     return [batch for _, batch, _ in loader.in_order()]
 
 
-def _validate(meta: MetaState, batches: list[TaskBatch]) -> float:
-    """Score the learner: the higher the better."""
+def _validate(meta: MetaState, batches: list[TaskBatch], world: World) -> float:
+    """Score the learner: the higher the better. Each process scores a part of the tasks."""
     classes = isinstance(meta.targets, ClassTargets)
-    scores = [_task_scores(meta.learner, batch, classes=classes) for batch in batches]
-    return float(torch.cat(scores).mean())
+    with world.together():
+        scores = [
+            score
+            for batch in batches[world.rank :: world.size]
+            for score in _task_scores(meta.learner, batch, classes=classes).tolist()
+        ]
+        totals, counts = zip(*world.exchange((math.fsum(scores), len(scores))), strict=True)
+    return math.fsum(totals) / sum(counts)
 
 
 def _task_scores(learner: Learner, batch: TaskBatch, *, classes: bool) -> torch.Tensor:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
+from ._distributed import gpu_number
 from ._meta_state import MetaState, changed_parameters
 from .tasks._tensors import TensorMaker
 from .utils._docs import insert_shared_docs
@@ -108,7 +109,7 @@ class SharedParameters:
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if device.type == "cuda" and device.index is None:
             # As tensors report it: without the number "cuda" is another device than "cuda:0".
-            device = torch.device("cuda", torch.cuda.current_device())
+            device = torch.device("cuda", gpu_number())
         return device
 
     def _tensor_maker(self) -> TensorMaker:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ._distributed import World
 from ._training_run import TrainingLog, TrainingOptions, TrainingRun
 from .exceptions import MetaTrainingError
 from .nn import Learner
@@ -31,6 +32,7 @@ def meta_train(
     around_iteration: IterationHook | None = None,
     resume: dict[str, Any] | None = None,
     keep: Callable[[TrainingRun], None] | None = None,
+    world: World | None = None,
 ) -> None:
     """Train ``learner`` in place by stochastic gradient descent on its meta-gradient.
 
@@ -53,6 +55,8 @@ def meta_train(
         The :meth:`TrainingRun.state` to go on from.
     keep : callable or None
         Gets the run after each iteration, and may ask for its state.
+    world : World or None
+        The processes that take part, each with batches of its own; None is this one.
 
     Raises
     ------
@@ -60,11 +64,14 @@ def meta_train(
         When a loss or gradient is not finite. The learner then holds the last weights whose
         loss was finite, or the best validated ones.
     """
+    world = World() if world is None else world
+    weights = [*learner.parameters(), *learner.buffers()]
+    world.spread(weights)
     if not any(p.requires_grad for p in learner.parameters()):
         learner.eval()
         return
     first = log.n_iter
-    run = TrainingRun(learner, options, log, validated=validate is not None)
+    run = TrainingRun(learner, options, log, validated=validate is not None, world=world)
     if resume is not None:
         run.restore(resume)
     learner.train()
@@ -76,8 +83,8 @@ def meta_train(
         if validate is not None and [n for n, _ in log.validation_scores[-1:]] != [log.n_iter]:
             _report(run, validate)
     except KeyboardInterrupt:
-        if log.n_iter == first:
-            raise  # nothing was learned that could be kept
+        if log.n_iter == first or world.size > 1:
+            raise  # nothing was learned that could be kept, or others would go on without this one
         warnings.warn(
             f"meta-training was interrupted after {log.n_iter} iterations; "
             "what was learned so far is kept.",
@@ -90,6 +97,7 @@ def meta_train(
             run.best.snapshot.restore()
         learner.eval()
         learner.zero_grad(set_to_none=True)
+    world.spread(weights)  # processors of different kinds round differently
 
 
 def _iterate(
@@ -100,18 +108,21 @@ def _iterate(
     keep: Callable[[TrainingRun], None] | None,
 ) -> None:
     """Take iterations until one of the reasons to stop."""
-    options = run.options
+    options, decide = run.options, _by_itself
+    watched = any(run.world.exchange(around_iteration is not _no_hook))
+    if watched or options.max_time is not None:
+        decide = run.world.decide
     while run.n_done < options.max_iter and not run.finished:
-        seconds = run.seconds
+        seconds = decide(lambda: run.seconds)
         if options.max_time is not None and run.n_done and seconds >= options.max_time:
             break
         for group in run.optimizer.param_groups:
             group["lr"] = options.learning_rate_at(run.n_done, seconds)
         with around_iteration(run.n_done) as end_iteration:
-            _step(run, next(batches))
+            _step(run, batches)
             if options.validates_at(run.n_done):
                 _report(run, validate)
-            stop = end_iteration()
+            stop = decide(end_iteration)
         run.n_done += 1
         run.finished = stop or (run.best is not None and run.best.is_stale(options))
         if keep is not None:
@@ -136,6 +147,11 @@ def _no_hook(iteration: int) -> Iterator[Callable[[], bool]]:
     yield lambda: False
 
 
+def _by_itself(compute: Callable[[], Any]) -> Any:
+    """Decide where all processes are sure to decide alike."""
+    return compute()
+
+
 def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
     """Return an optimizer's state for any machine; ``load_state_dict`` takes it back."""
     kept = {
@@ -145,12 +161,19 @@ def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
     return {**state, "state": kept}
 
 
-def _step(run: TrainingRun, batch: TaskBatch) -> None:
+def _step(run: TrainingRun, batches: Iterator[TaskBatch]) -> None:
     """Take one meta-iteration, or restore the last good weights and raise."""
     options, log = run.options, run.log
     run.optimizer.zero_grad(set_to_none=True)
-    with options.autocast(run.parameters[0].device):
-        loss = run.learner.meta_gradient(batch).item()
+    run.world.seed_noise(run.generators(), log.n_iter)
+
+    def compute() -> float:
+        batch = next(batches)
+        with options.autocast(run.parameters[0].device):
+            return run.learner.meta_gradient(batch).item()
+
+    loss = run.world.average_gradient(run.parameters, compute)
+    run.world.spread([*run.learner.buffers()])
     norm = nn.utils.clip_grad_norm_(run.parameters, options.clip_norm or math.inf).item()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         run.good.restore()
@@ -177,6 +200,6 @@ def _report(run: TrainingRun, validate: Callable[[], float] | None) -> None:
         run.learner.train()
         log.validation_scores.append((log.n_iter, score))
         run.best.record(score)
-    if run.options.verbose:
+    if run.options.verbose and run.world.is_main:
         scores = log.validation_scores[-1:]
         _LOGGER.info("meta-iteration %d: loss %.4g %s", log.n_iter, log.losses[-1], scores or "")

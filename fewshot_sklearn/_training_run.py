@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ._distributed import World
 from .nn import Learner
 
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -174,6 +175,8 @@ class TrainingRun:
         Continued from and written to.
     validated : bool
         Whether the best validated weights are kept.
+    world : World
+        The processes that take part.
 
     Attributes
     ----------
@@ -184,9 +187,15 @@ class TrainingRun:
     """
 
     def __init__(
-        self, learner: Learner, options: TrainingOptions, log: TrainingLog, *, validated: bool
+        self,
+        learner: Learner,
+        options: TrainingOptions,
+        log: TrainingLog,
+        *,
+        validated: bool,
+        world: World,
     ) -> None:
-        self.learner, self.options, self.log = learner, options, log
+        self.learner, self.options, self.log, self.world = learner, options, log, world
         self.parameters = [p for p in learner.parameters() if p.requires_grad]
         self.optimizer = _OPTIMIZERS[options.optimizer](self.parameters, lr=options.learning_rate)
         if log.optimizer_state is not None:
@@ -213,7 +222,7 @@ class TrainingRun:
             "best": self.best and self.best.state(),
             "optimizer": self.optimizer.state_dict(),
             "log": [self.log.n_iter, self.log.losses, self.log.validation_scores],
-            "generators": [g.get_state() for g in self._generators()],
+            "generators": [g.get_state() for g in self.generators()],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -226,12 +235,13 @@ class TrainingRun:
             self.best.restore(state["best"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.log.n_iter, self.log.losses, self.log.validation_scores = state["log"]
-        for generator, kept in zip(self._generators(), state["generators"], strict=False):
+        for generator, kept in zip(self.generators(), state["generators"], strict=False):
             generator.set_state(kept)
         self.n_done, self.finished = state["n_done"], state["finished"]
         self._began = time.monotonic() - state["seconds"]
 
-    def _generators(self) -> list[torch.Generator]:
+    def generators(self) -> list[torch.Generator]:
+        """Return torch's generators that the learner draws from."""
         device = self.parameters[0].device
         on_device = [torch.cuda.default_generators[device.index]] if device.type == "cuda" else []
         return [torch.default_generator, *on_device]

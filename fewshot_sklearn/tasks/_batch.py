@@ -200,7 +200,14 @@ class TaskLoader:
         stacked, mask = stack(dense)
         return self._make.features(stacked), self._make.mask(mask)
 
-    def batches(self, size: int, key: NDArray[np.uint64], first_epoch: int) -> Iterator[TaskBatch]:
+    def batches(
+        self,
+        size: int,
+        key: NDArray[np.uint64],
+        first_epoch: int,
+        *,
+        share: tuple[int, int] = (0, 1),
+    ) -> Iterator[TaskBatch]:
         """Yield training batches without end, every epoch in a new order with new draws.
 
         Tasks with one class are passed over and counted in ``n_skipped``.
@@ -213,16 +220,24 @@ class TaskLoader:
             What the order and the columns of arbitrary labels are a function of.
         first_epoch : int
             The first visit of every task.
+        share : (int, int)
+            ``(rank, n_ranks)``: each of ``n_ranks`` loaders with the same key yields its part of
+            batches of ``n_ranks * size`` tasks.
 
         Raises
         ------
         TaskError
             When a whole epoch has no task with two classes.
         """
+        rank, n_ranks = share
         draws = self._learnable(self._visits(key, first_epoch))
         while True:
             rng = stream(key, self.n_batches, 2 * first_epoch + 1)
-            batch = self.collate(list(itertools.islice(draws, size)), rng=rng)[0]
+            drawn = list(itertools.islice(draws, n_ranks * size))
+            if isinstance(self.targets, ClassTargets):
+                for draw in drawn[: rank * size]:  # their columns come first from the stream
+                    self.targets.encode(draw.y_support, None, where=draw.where, rng=rng)
+            batch = self.collate(drawn[rank * size :][:size], rng=rng)[0]
             self.n_batches += 1
             yield batch
 

@@ -18,7 +18,7 @@ max_time : float or None, default=None
     Seconds after which meta-training stops if ``max_iter`` was not reached. The schedule
     follows whichever is nearer.
 meta_batch_size : int, default=8
-    Tasks in a meta-iteration.
+    Tasks in a meta-iteration, of each process where several train together.
 meta_optimizer : {"adam", "sgd", "rmsprop"}, default="adam"
     The optimizer of meta-training.
 meta_learning_rate : float, default=0.001
