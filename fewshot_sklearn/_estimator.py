@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 
 from . import _meta_fitting as meta_fitting
 from ._distributed import is_main_process
+from ._generators import own_generators
 from ._meta_state import MetaState, TaskSpec, changed_parameters, snapshot_parameters
 from ._parameters import DTYPES, NUMPY_DTYPES, SharedParameters
 from ._protocols import EstimatorProtocols
@@ -241,7 +242,7 @@ class FewShotEstimator(EstimatorProtocols):
         own = self._adaptation_parameters - SharedParameters._adaptation_parameters
         if not changed_parameters(self._parameters(), meta.parameters, own):
             return meta.learner
-        with torch.random.fork_rng(devices=[]):
+        with own_generators():
             learner = self._make_learner(meta.spec)
         # Buffers that are no part of the state dict follow the weights.
         learner.to(self._torch_device(), DTYPES[self.precision])

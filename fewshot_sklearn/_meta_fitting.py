@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ._calibration import fit_temperature
 from ._checkpoint import Checkpoint, describe_configuration, describe_parameters
 from ._distributed import World, current_world
+from ._generators import own_generators
 from ._meta_state import MetaState, TaskSpec, snapshot_parameters
 from ._training import meta_train
 from ._training_run import TrainingLog, TrainingOptions, TrainingRun
@@ -269,12 +270,7 @@ def seeded(estimator: FewShotEstimator, key: NDArray[np.uint64], n_iter: int) ->
     device = estimator._torch_device()
     devices = [device] if device.type == "cuda" else []
     seed = (int(key[0]) + n_iter) % 2**63
-    with torch.random.fork_rng(devices=devices):
-        # torch.manual_seed would reach the generators of every device.
-        torch.default_generator.manual_seed(seed)
-        for used in devices:
-            with torch.cuda.device(used):
-                torch.cuda.manual_seed(seed)
+    with own_generators(seed, devices):
         yield
 
 

@@ -14,6 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from ._codec import Decoder, Encoder, all_subclasses, class_reference, find_class
 from ._container import import_safetensors, read_file, reading, write_file
+from ._generators import own_generators
 from ._meta_state import MetaState, snapshot_parameters
 from ._pipeline_file import pack_pipeline, unpack_pipeline
 from .utils.discovery import all_estimators
@@ -252,7 +253,7 @@ def _place(estimator: FewShotEstimator, *, asked_for: bool) -> torch.device:
 
 def _meta_state(estimator: FewShotEstimator, parts: dict[str, Any], path: Any) -> MetaState:
     """Return the meta state, its learner built anew from the parameters it was trained with."""
-    with torch.random.fork_rng(devices=[]):
+    with own_generators():
         learner = estimator._make_learner(parts["spec"])
     learner = learner.to(estimator._tensor_maker().dtype)
     try:

@@ -226,9 +226,16 @@ def test_a_prefit_search_takes_its_weights_to_the_workers(tasks, search):
     assert_same_results(one, search.set_params(n_jobs=2).fit(tasks))
 
 
+def test_threads_give_the_result_of_one_though_they_share_a_random_generator(tasks, search):
+    one = clone(search).fit(tasks)
+    with joblib.parallel_config("threading", n_jobs=4):
+        for _ in range(3):
+            assert_same_results(one, clone(search).set_params(n_jobs=4).fit(tasks))
+
+
 def test_a_dask_cluster_gives_the_result_of_one(tasks, search):
     one = clone(search).fit(tasks)
-    options = {"n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": None}
     with (
         LocalCluster(processes=True, **options) as cluster,
         Client(cluster),
