@@ -72,9 +72,7 @@ def meta_fit(
         with world.together():
             meta = _start(estimator, loader, known, world, from_fit=from_fit)
             loader.targets = meta.targets
-            held_out = []
-            if validation_tasks is not None:
-                held_out = _validation_batches(estimator, meta, validation_tasks)
+            held_out = _validation_batches(estimator, meta, validation_tasks)
             world.check_alike(_facts(estimator, held_out))
         if saved is not None:
             loader.n_batches, loader.n_drawn, loader.n_skipped = saved["position"]
@@ -289,9 +287,11 @@ def _hold_out(
 
 
 def _validation_batches(
-    estimator: FewShotEstimator, meta: MetaState, tasks: TaskSet | StreamTasks
+    estimator: FewShotEstimator, meta: MetaState, tasks: TaskSet | StreamTasks | None
 ) -> list[TaskBatch]:
-    """Return the tasks that every validation scores."""
+    """Return the tasks that every validation scores; none without validation tasks."""
+    if tasks is None:
+        return []
     if isinstance(tasks, StreamTasks):
         raise ValueError(
             "validation_tasks must be a sequence, such as a TaskSet or a list, because every "
