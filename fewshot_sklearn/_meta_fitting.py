@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,16 +18,15 @@ from ._calibration import fit_temperature
 from ._checkpoint import Checkpoint, describe_configuration, describe_parameters
 from ._distributed import World, current_world
 from ._generators import own_generators
+from ._loading import make_loader
 from ._meta_state import MetaState, TaskSpec, snapshot_parameters
 from ._training import meta_train
 from ._training_run import TrainingLog, TrainingOptions, TrainingRun
+from ._validation import hold_out, validate, validation_batches
 from .exceptions import NotMetaFittedWarning, SkippedTaskWarning, TaskError
-from .nn import Learner
-from .nn.functional import mask_absent_classes, task_mean
 from .tasks import GroupedTasks, IndexedTaskSet, StreamTasks, TaskList, TaskSet
 from .tasks._batch import TaskBatch, TaskLoader
-from .tasks._random import resolve_random_state, stream
-from .tasks._rows import is_memory_mapped
+from .tasks._random import resolve_random_state
 from .tasks._targets import ClassTargets, Columns, RealTargets
 from .tasks._tensors import TensorMaker
 
@@ -65,14 +63,14 @@ def meta_fit(
             file = Checkpoint(checkpoint, {"processes": str(world.size), **about})
         key, saved = _key(estimator, file, world)
         if estimator.early_stopping and validation_tasks is None:
-            tasks, validation_tasks = _hold_out(tasks, key)
+            tasks, validation_tasks = hold_out(tasks, key)
         reset = known is None and not from_fit
-        loader = _make_loader(estimator, tasks, reset=reset, rows_checked=from_fit, known=known)
+        loader = make_loader(estimator, tasks, reset=reset, rows_checked=from_fit, known=known)
     with seeded(estimator, key, 0 if known is None else known.log.n_iter):
         with world.together():
             meta = _start(estimator, loader, known, world, from_fit=from_fit)
             loader.targets = meta.targets
-            held_out = _validation_batches(estimator, meta, validation_tasks)
+            held_out = validation_batches(estimator, meta, validation_tasks)
             world.check_alike(_facts(estimator, held_out))
         if saved is not None:
             loader.n_batches, loader.n_drawn, loader.n_skipped = saved["position"]
@@ -83,7 +81,7 @@ def meta_fit(
                 loader.batches(size, key, meta.n_epochs, share=share),
                 _options(estimator),
                 meta.log,
-                validate=partial(_validate, meta, held_out, world) if held_out else None,
+                validate=partial(validate, meta, held_out, world) if held_out else None,
                 around_iteration=make_hook and make_hook(partial(_as_of_now, meta)),
                 resume=saved and saved["run"],
                 keep=None if file is None else partial(_keep, file, loader, key),
@@ -272,103 +270,6 @@ def seeded(estimator: FewShotEstimator, key: NDArray[np.uint64], n_iter: int) ->
         yield
 
 
-def _hold_out(
-    tasks: TaskSet | StreamTasks, key: NDArray[np.uint64]
-) -> tuple[TaskSet | StreamTasks, TaskSet]:
-    """Split a tenth of the tasks off for validation."""
-    if isinstance(tasks, StreamTasks) or len(tasks) < 2:
-        raise ValueError(
-            "early_stopping=True holds out a tenth of the tasks, which needs a sequence of at "
-            "least two; pass validation_tasks, or early_stopping=False."
-        )
-    order = stream(key, 0, 1).permutation(len(tasks))
-    n_held_out = max(1, len(tasks) // 10)
-    return tasks[np.sort(order[n_held_out:])], tasks[np.sort(order[:n_held_out])]
-
-
-def _validation_batches(
-    estimator: FewShotEstimator, meta: MetaState, tasks: TaskSet | StreamTasks | None
-) -> list[TaskBatch]:
-    """Return the tasks that every validation scores; none without validation tasks."""
-    if tasks is None:
-        return []
-    if isinstance(tasks, StreamTasks):
-        raise ValueError(
-            "validation_tasks must be a sequence, such as a TaskSet or a list, because every "
-            "validation scores the same tasks; got an iterator."
-        )
-    loader = _make_loader(estimator, tasks, reset=False, rows_checked=meta.from_fit, known=meta)
-    loader.targets = meta.targets
-    return [batch for _, batch, _ in loader.in_order()]
-
-
-def _validate(meta: MetaState, batches: list[TaskBatch], world: World) -> float:
-    """Score the learner: the higher the better. Each process scores a part of the tasks."""
-    classes = isinstance(meta.targets, ClassTargets)
-    with world.together():
-        scores = [
-            score
-            for batch in batches[world.rank :: world.size]
-            for score in _task_scores(meta.learner, batch, classes=classes).tolist()
-        ]
-        totals, counts = zip(*world.exchange((math.fsum(scores), len(scores))), strict=True)
-    return math.fsum(totals) / sum(counts)
-
-
-def _task_scores(learner: Learner, batch: TaskBatch, *, classes: bool) -> torch.Tensor:
-    """Return each task's accuracy, or minus its mean squared error."""
-    state = learner.adapt(batch.x_support, batch.y_support, batch.support_mask)
-    outputs = learner.predict(state, batch.x_query)
-    if classes:
-        outputs = mask_absent_classes(outputs, batch.class_mask)
-        rows = (outputs.argmax(-1) == batch.y_query.argmax(-1)).to(batch.y_query.dtype)
-    else:
-        means = outputs[..., : batch.y_query.shape[-1]]
-        rows = -(means - batch.y_query).square().mean(dim=-1)
-    return task_mean(rows, batch.query_mask)
-
-
-def _make_loader(
-    estimator: FewShotEstimator,
-    tasks: TaskSet | StreamTasks,
-    *,
-    reset: bool,
-    rows_checked: bool = False,
-    known: MetaState | None = None,
-) -> TaskLoader:
-    """Return a loader that checks features as scikit-learn does."""
-    classifier = estimator._estimator_type_is_classifier
-    if isinstance(tasks, IndexedTaskSet):
-        tasks.check_data(classifier=classifier)
-    if reset:
-        # scikit-learn compares later features with those of the first rows that it sees.
-        first = tasks.X[:2] if isinstance(tasks, IndexedTaskSet) else None
-        if first is None:
-            head = tasks.head(1)[0] if isinstance(tasks, StreamTasks) else tasks[0]
-            first = head.X_support
-        estimator._check_rows(first, reset=True, ensure_all_finite=False)
-    shape = [] if known is None else [known.spec.input_shape]
-
-    def read_rows(X: Any) -> Any:
-        mapped = is_memory_mapped(X)  # then each batch is checked, not the whole
-        plain = type(X) is np.ndarray and X.dtype.kind in "fiub" and X.ndim > 1
-        known_shape = plain and X.shape[1:] in shape
-        if not (known_shape and (mapped or bool(np.isfinite(X).all()))):
-            X = estimator._check_rows(X, reset=False, ensure_all_finite=not mapped)
-        if not shape:
-            shape.append(X.shape[1:])
-        if X.shape[1:] != shape[0]:
-            raise ValueError(
-                f"a row of X must have the shape {shape[0]}, as in the tasks before, "
-                f"got {X.shape[1:]}."
-            )
-        return X
-
-    maker = estimator._tensor_maker()
-    read = (lambda X: X) if rows_checked else read_rows
-    return TaskLoader(tasks, maker, read_rows=read, classifier=classifier)
-
-
 def encode_support(
     meta: MetaState, make: TensorMaker, y: NDArray[Any]
 ) -> tuple[torch.Tensor, Columns | RealTargets]:
@@ -402,7 +303,7 @@ def predict_tasks(
             f"{[m for m in _METHODS if hasattr(estimator, m)]}."
         )
     learner = estimator._current_learner(meta)
-    loader = _make_loader(estimator, tasks, reset=False, known=meta)
+    loader = make_loader(estimator, tasks, reset=False, known=meta)
     loader.targets = meta.targets
     predictions: list[Any] = [None] * len(tasks)
     for numbers, batch, columns in loader.in_order(with_query_labels=False):
