@@ -6,9 +6,10 @@ Three kinds of tasks, none of whose classes, shops or curves occur in meta-train
 
 - characters: 5-way 1-shot, glyphs of 14 x 14 pixels (labels are arbitrary in every task);
 - shops: will a customer buy, 16 labelled rows of 12 features (labels mean the same everywhere);
-- curves: sinusoids from ten points (regression, R2).
+- curves: sinusoids from five points (regression, mean squared error).
 
-Writes ``benchmarks/results/which_method.json``, ``.rst`` and ``.png``, which the documentation shows.
+Times are processor seconds of one thread. Writes ``which_method.json``, ``.rst`` and ``.png`` to
+``benchmarks/results``, which the documentation shows.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import logging
 import os
 import platform
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 from sklearn.kernel_ridge import KernelRidge
@@ -57,12 +60,12 @@ CLASSIFIERS = {
     "MAML": MAMLClassifier(
         backbone=NETWORK, max_iter=1000, meta_learning_rate=1e-3, n_inner_steps=3, **SHARED
     ),
-    "MANN": MANNClassifier(max_iter=1500, meta_batch_size=16, **SHARED),
+    "MANN": MANNClassifier(max_iter=1000, meta_batch_size=16, **SHARED),
 }
 CURVES = {
     "MAML": MAMLRegressor(
         backbone=MLP(hidden_layer_sizes=(40, 40), norm=None),
-        max_iter=3000,
+        max_iter=4000,
         n_inner_steps=3,
         meta_batch_size=16,
         **SHARED,
@@ -113,7 +116,7 @@ def curves() -> dict[str, object]:
     """Return sinusoids."""
     numbers = {"train": 10**5, "validation": 100, "test": N_TEST}
     return {
-        part: make_sinusoid_tasks(n, random_state=seed)
+        part: make_sinusoid_tasks(n, n_support=5, random_state=seed)
         for seed, (part, n) in enumerate(numbers.items())
     }
 
@@ -122,26 +125,26 @@ def milliseconds_per_task(estimator, tasks) -> float:
     """Return the median time to fit one support set and predict its query set."""
     times = []
     for task in tasks:
-        begin = time.perf_counter()
+        begin = time.process_time()
         clone(estimator).fit(task.X_support, task.y_support).predict(task.X_query)
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
     return 1000 * float(np.median(times))
 
 
-def run(tasks, estimators) -> dict[str, dict[str, float]]:
+def run(tasks, estimators, scoring) -> dict[str, dict[str, float]]:
     """Meta-fit what can be meta-fitted, and score all on the test tasks."""
     seconds = {}
     for name, estimator in estimators.items():
-        begin = time.perf_counter()
+        begin = time.process_time()
         if hasattr(estimator, "meta_fit"):
             estimator.meta_fit(tasks["train"], tasks["validation"])
-        seconds[name] = time.perf_counter() - begin
+        seconds[name] = time.process_time() - begin
         logging.info("%s: %.0f s", name, seconds[name])
-    table = compare(estimators, tasks["test"])
+    table = compare(estimators, tasks["test"], scoring=scoring)
     logging.info("\n%s", table)
     return {
         name: {
-            "score": round(float(table.loc[name, "mean"]), 3),
+            "score": round(abs(float(table.loc[name, "mean"])), 3),
             "ci95": round(float(table.loc[name, "ci95"]), 3),
             "meta_fit_seconds": round(seconds[name], 1) if seconds[name] > 0.01 else None,
             "task_milliseconds": round(milliseconds_per_task(estimator, tasks["test"][:50]), 1),
@@ -154,7 +157,7 @@ def run(tasks, estimators) -> dict[str, dict[str, float]]:
 def write_table(record) -> None:
     """Write the figures as reStructuredText."""
     lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 26 18 18 18", ""]
-    header = ["tasks", "method", "score", "meta-training", "a new task"]
+    header = ["tasks", "method", "accuracy (curves: error)", "meta-training", "a new task"]
     rows = [header] + [
         [
             kind,
@@ -184,7 +187,8 @@ def plot(record) -> None:
         learns = [figures[name]["meta_fit_seconds"] is not None for name in names]
         colors = ["tab:blue" if yes else "tab:gray" for yes in learns]
         ax.barh(names, scores, xerr=errors, color=colors, capsize=3)
-        ax.set(title=kind, xlabel="R2" if kind == "curves" else "accuracy", xlim=(0, 1))
+        measure = "mean squared error" if kind == "curves" else "accuracy"
+        ax.set(title=kind, xlabel=measure, xlim=(0, None if kind == "curves" else 1))
     figure.suptitle("Meta-learned (blue) and learned from the support set alone (gray)")
     figure.tight_layout()
     figure.savefig(RESULTS / "which_method.png", dpi=110)
@@ -194,12 +198,13 @@ def main() -> None:
     """Run all three kinds of tasks."""
     figures = {}
     classifiers = {**CLASSIFIERS, **BASELINES}
-    for kind, make, estimators in (
-        ("characters", characters, classifiers),
-        ("shops", shops, classifiers),
-        ("curves", curves, CURVES),
+    for kind, make, estimators, scoring in (
+        ("characters", characters, classifiers, "accuracy"),
+        ("shops", shops, classifiers, "accuracy"),
+        ("curves", curves, CURVES, "neg_mean_squared_error"),
     ):
-        figures[kind] = run(make(), {name: clone(est) for name, est in estimators.items()})
+        clones = {name: clone(est) for name, est in estimators.items()}
+        figures[kind] = run(make(), clones, scoring)
     record = {
         "figures": figures,
         "seed": SEED,
@@ -215,4 +220,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    # The Gaussian process says so where five points leave its noise at the bound.
+    warnings.filterwarnings("ignore", category=ConvergenceWarning)
     main()

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import torch
-from torch import nn
+from typing import Any
 
 from ._codec import Decoder, Encoder
 from ._container import import_safetensors, read_file, reading, write_file
 from ._training_run import TrainingRun
-from .tasks import StreamTasks, TaskSet
-
-if TYPE_CHECKING:
-    from ._estimator import FewShotEstimator
-    from ._meta_state import MetaState
 
 _VERSION = 1
 _ENTRY = "fewshot_sklearn.checkpoint"
 # A write is followed by so many times its own duration without one.
 _PAUSE = 20
-_N_SAMPLED = 8
-_FREE = {"device", "verbose", "warm_start"}
-
-Tasks = TaskSet | StreamTasks
+# What to do about something that differs, where it cannot simply be set back.
+_CURES = {
+    "starting weights": "begin with the estimator as it was before the call that was interrupted",
+    "network": "go back to the code that built it",
+    "tasks": "pass the tasks of then, made with a fixed random_state",
+    "validation_tasks": "pass the tasks of then, made with a fixed random_state",
+}
 
 
 class Checkpoint:
@@ -53,6 +45,8 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], configuration: Mapping[str, str]) -> None:
         import_safetensors()
+        if not isinstance(path, str | os.PathLike):
+            raise TypeError(f"checkpoint must be the path of a file, got {path!r}.")
         self.path = Path(path)
         self.configuration = dict(configuration)
         if not self.path.parent.is_dir():
@@ -60,7 +54,8 @@ class Checkpoint:
                 f"checkpoint={str(path)!r} needs the folder {str(self.path.parent)!r}, which does "
                 "not exist; make it first."
             )
-        self._pause_ends = -np.inf
+        self._written: dict[str, str] | None = None
+        self._pause_ends = -float("inf")
 
     def read(self) -> dict[str, Any] | None:
         """Return the state that was written last, or None when there is no file.
@@ -75,18 +70,28 @@ class Checkpoint:
         cure = "delete it to start anew"
         tensors, content = read_file(self.path, entry=_ENTRY, version=_VERSION, cure=cure)
         with reading(self.path):
-            written: dict[str, str] = dict(content["configuration"])
+            self._written = dict(content["configuration"])
             state: dict[str, Any] = Decoder(tensors).decode(content["state"])
-        names = [*self.configuration, *(written.keys() - self.configuration.keys())]
-        for name in names:
-            old, new = written.get(name, "absent"), self.configuration.get(name, "absent")
-            if old != new:
-                raise ValueError(
-                    f"{self.path} is the checkpoint of another configuration: it was written with "
-                    f"{name}={old}, now {name}={new}; set it back to go on, or delete the file to "
-                    "start anew."
-                )
+        for name, value in self.configuration.items():
+            self.require(name, value)
         return state
+
+    def require(self, name: str, value: str) -> None:
+        """Add something that must be the same in the call that goes on.
+
+        Raises
+        ------
+        ValueError
+            When it is not what it was in the file that was read.
+        """
+        self.configuration[name] = value
+        written = value if self._written is None else self._written.get(name, "absent")
+        if written != value:
+            raise ValueError(
+                f"{self.path} is the checkpoint of another configuration: it was written with "
+                f"{name}={written}, now {name}={value}; {_CURES.get(name, 'set it back')} to go "
+                "on, or delete the file to start anew."
+            )
 
     def offer(self, run: TrainingRun, others: Mapping[str, Any]) -> None:
         """Write the state of a run, unless that was done a moment ago.
@@ -107,73 +112,3 @@ class Checkpoint:
         write_file(self.path, content, encoder.tensors, entry=_ENTRY)
         end = time.monotonic()
         self._pause_ends = end + _PAUSE * (end - begin)
-
-
-def describe_configuration(
-    estimator: FewShotEstimator,
-    tasks: Tasks,
-    validation_tasks: Tasks | None,
-    known: MetaState | None,
-) -> dict[str, str]:
-    """Return in words and checksums what a meta-training's result depends on.
-
-    Parameters
-    ----------
-    estimator : FewShotEstimator
-    tasks, validation_tasks : TaskSet, StreamTasks or None
-        They enter by their kind, number, seed and a sample of their rows.
-    known : MetaState or None
-        What the training starts from.
-    """
-    start = {} if known is None else known.learner.state_dict()
-    if known is None and isinstance(estimator.backbone, nn.Module):
-        start = estimator.backbone.state_dict()
-    return {
-        "estimator": type(estimator).__name__,
-        **describe_parameters(estimator),
-        "tasks": _describe_tasks(tasks),
-        "validation_tasks": "None"
-        if validation_tasks is None
-        else _describe_tasks(validation_tasks),
-        "starting weights": _checksum(start.values()) if start else "new",
-    }
-
-
-def describe_parameters(estimator: FewShotEstimator) -> dict[str, str]:
-    """Return in words the parameters that the result of meta-training depends on."""
-    parameters = estimator._parameters().items()
-    return {name: _describe(value) for name, value in parameters if name not in _FREE}
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, (np.random.RandomState, np.random.Generator)):
-        return type(value).__name__  # its seed is in the state
-    if callable(value) and not isinstance(value, nn.Module):
-        return str(getattr(value, "__qualname__", type(value).__qualname__))
-    return repr(value)
-
-
-def _describe_tasks(tasks: Tasks | None) -> str:
-    """Return the kind, the number, the seed and a checksum over some of the tasks."""
-    if tasks is None:
-        return "None"
-    if isinstance(tasks, StreamTasks):
-        return f"{type(tasks).__name__}({_checksum(tasks.head(1)[0])})"
-    positions = np.unique(np.linspace(0, len(tasks) - 1, _N_SAMPLED).astype(int))
-    sample = [part for i in positions.tolist() for part in tasks.task(i)]
-    return f"{tasks!r}, random_state={tasks.random_state}, checksum {_checksum(sample)}"
-
-
-def _checksum(arrays: Any) -> str:
-    """Return a few digits of a SHA-256 over the values of arrays of any kind."""
-    sha = hashlib.sha256()
-    for array in arrays:
-        if hasattr(array, "toarray"):
-            array = array.toarray()
-        values = array.cpu().numpy() if torch.is_tensor(array) else np.asarray(array)
-        sha.update(f"{values.shape}".encode())
-        if values.dtype.kind in "OUSTmM":
-            sha.update(json.dumps(values.ravel().tolist(), default=str).encode())
-        else:
-            sha.update(np.ascontiguousarray(values).tobytes())
-    return sha.hexdigest()[:12]

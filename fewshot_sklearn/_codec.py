@@ -19,6 +19,8 @@ from .tasks._targets import ClassTargets, Columns, RealTargets
 
 # The classes of which a file may hold instances, besides backbone specifications.
 _RECORDS = {c.__name__: c for c in (ClassTargets, Columns, RealTargets, TaskSpec, TrainingLog)}
+# Longer lists of numbers are tensors: the header of a safetensors file has a limit.
+_LONG = 256
 _PLAIN = (bool, int, str, type(None))
 _DTYPE = re.compile(r"[<>|=]?([biuf][1248]|U\d{1,5})|\|?O")
 
@@ -98,6 +100,8 @@ class Encoder:
         if type(value) in _PLAIN or (type(value) is float and math.isfinite(value)):
             return value
         if type(value) is list:
+            if len(value) > _LONG and all(type(item) is float for item in value):
+                return {"floats": self._tensor(torch.tensor(value, dtype=torch.float64), path)}
             return [self.encode(item, f"{path}.{i}") for i, item in enumerate(value)]
         for kind, write in _WRITERS.items():
             if isinstance(value, kind):
@@ -227,6 +231,10 @@ class Decoder:
     def _tensor(self, name: str) -> torch.Tensor:
         return self.tensors[name]
 
+    def _floats(self, content: dict[str, str]) -> list[float]:
+        values: list[float] = self.decode(content).tolist()
+        return values
+
     def _device(self, content: str) -> torch.device:
         return torch.device(content)
 
@@ -254,6 +262,7 @@ _READERS: dict[str, Callable[[Decoder, Any], Any]] = {
     "device": Decoder._device,
     "dict": Decoder._dict,
     "float": Decoder._float,
+    "floats": Decoder._floats,
     "outside": Decoder._outside,
     "record": Decoder._record,
     "scalar": Decoder._scalar,

@@ -14,18 +14,15 @@ from uuid import uuid4
 
 import torch
 
+from .utils._optional import require
+
 # What a file with another content than an Encoder's leads to.
 _MISREAD = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def import_safetensors() -> Any:
     """Return safetensors, or say which extra has it."""
-    try:
-        return import_module("safetensors.torch")
-    except ImportError as error:
-        raise ImportError(
-            "saving and loading need the package safetensors; pip install 'fewshot-sklearn[save]'."
-        ) from error
+    return require("safetensors.torch", extra="save", purpose="saving or loading")
 
 
 def write_file(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from sklearn.utils.validation import validate_data
 from . import _meta_fitting as meta_fitting
 from ._distributed import is_main_process
 from ._generators import own_generators
+from ._inference import check_finite, encode_support, predict_tasks
 from ._meta_state import MetaState, TaskSpec, changed_parameters, snapshot_parameters
 from ._parameters import DTYPES, NUMPY_DTYPES, SharedParameters
 from ._protocols import EstimatorProtocols
@@ -27,6 +29,8 @@ from .tasks._tensors import TensorMaker
 from .utils._tags import FewShotTags
 
 _QUERY_ROWS = 1024
+_OF_A_TASK = ("_adapted", "_fit_parameters", "classes_")
+_OF_FEATURES = ("n_features_in_", "feature_names_in_")
 _ROW_BLOCK = 8
 
 
@@ -117,14 +121,31 @@ class FewShotEstimator(EstimatorProtocols):
         tasks = as_task_set(tasks)
         if validation_tasks is not None:
             validation_tasks = as_task_set(validation_tasks)
-        for fitted in ("_adapted", "_fit_parameters", "classes_"):
-            self.__dict__.pop(fitted, None)
         announced = self._callback_task("meta_fit", self.max_iter)
-        with announced if is_main_process() else nullcontext() as hook:
+        with (
+            self._unless_nothing_was_learned(),
+            announced if is_main_process() else nullcontext() as hook,
+        ):
             meta_fitting.meta_fit(
                 self, tasks, validation_tasks, known, make_hook=hook, checkpoint=checkpoint
             )
         return self
+
+    @contextmanager
+    def _unless_nothing_was_learned(self) -> Iterator[None]:
+        """Forget the last task; put it back when an error comes before anything was learned."""
+        known, before = vars(self).get("_meta"), vars(self).copy()
+        for name in _OF_A_TASK:
+            self.__dict__.pop(name, None)
+        try:
+            yield
+        except BaseException:
+            if vars(self).get("_meta") is known:
+                for name in _OF_FEATURES:
+                    self.__dict__.pop(name, None)
+                kept = _OF_A_TASK + _OF_FEATURES
+                self.__dict__.update({name: before[name] for name in kept if name in before})
+            raise
 
     # ------------------------------------------------------------------ one task
 
@@ -171,7 +192,7 @@ class FewShotEstimator(EstimatorProtocols):
         self._check_row_shape(X, meta)
         learner = self._current_learner(meta)
         make = self._tensor_maker()
-        target, decoder = meta_fitting.encode_support(meta, make, y)
+        target, decoder = encode_support(meta, make, y)
         with torch.no_grad():
             state = learner.adapt(make.features(X).unsqueeze(0), target, None)
         self._adapted = (learner, state, decoder)
@@ -195,7 +216,7 @@ class FewShotEstimator(EstimatorProtocols):
                 n_real = len(x)
                 x = torch.cat([x, x.new_zeros(-n_real % _ROW_BLOCK, *x.shape[1:])])
                 parts.append(learner.predict(state, x.unsqueeze(0))[0, :n_real])
-        return meta_fitting.check_finite(torch.cat(parts).double().cpu().numpy())
+        return check_finite(torch.cat(parts).double().cpu().numpy())
 
     def _raise_not_fitted(self) -> None:
         state = "not fitted yet" if self._user_meta() is None else "meta-fitted but not fitted yet"
@@ -223,6 +244,7 @@ class FewShotEstimator(EstimatorProtocols):
         NotFittedError
             When the estimator is not meta-fitted.
         """
+        self._validate_params()
         meta = self._user_meta()
         if meta is None:
             raise NotFittedError(
@@ -231,7 +253,7 @@ class FewShotEstimator(EstimatorProtocols):
         self._check_unchanged(meta)
         tasks = as_task_set(tasks)
         if isinstance(tasks, TaskSet):
-            return meta_fitting.predict_tasks(self, meta, tasks, method)
+            return predict_tasks(self, meta, tasks, method)
         raise TypeError("predict_tasks needs a sequence of tasks, got an iterator; list it.")
 
     # ------------------------------------------------------------------ parameters and data

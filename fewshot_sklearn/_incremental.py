@@ -67,7 +67,9 @@ class IncrementalClassifier(FewShotClassifier):
         n_iter = self.max_iter if meta is None else 0
         with self._callback_task("partial_fit", n_iter, X, y) as make_hook:
             if meta is None:
-                meta_fitting.fit_from_scratch(self, rows, labels, make_hook=make_hook)
+                meta_fitting.fit_from_scratch(
+                    self, rows, labels, make_hook=make_hook, classes=declared
+                )
                 meta = self._meta
             self._learn_rows(meta, rows, labels, declared)
         return self

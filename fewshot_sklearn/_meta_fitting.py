@@ -11,11 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ._calibration import fit_temperature
-from ._checkpoint import Checkpoint, describe_configuration, describe_parameters
+from ._checkpoint import Checkpoint
+from ._configuration import describe_configuration, describe_network, describe_parameters
 from ._distributed import World, current_world
 from ._generators import own_generators
 from ._loading import make_loader
@@ -27,8 +27,7 @@ from .exceptions import NotMetaFittedWarning, SkippedTaskWarning, TaskError
 from .tasks import GroupedTasks, IndexedTaskSet, StreamTasks, TaskList, TaskSet
 from .tasks._batch import TaskBatch, TaskLoader
 from .tasks._random import resolve_random_state
-from .tasks._targets import ClassTargets, Columns, RealTargets
-from .tasks._tensors import TensorMaker
+from .tasks._targets import ClassTargets, RealTargets
 
 if TYPE_CHECKING:
     from ._estimator import FewShotEstimator
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 _MOST_SUPPORT_ROWS = 16
 _MOST_QUERY_ROWS = 16
 _N_VALIDATION = 32
-_METHODS = ("predict", "predict_proba", "decision_function")
 
 
 def meta_fit(
@@ -49,11 +47,13 @@ def meta_fit(
     *,
     make_hook: MakeHook | None,
     from_fit: bool = False,
+    classes: NDArray[Any] | None = None,
     checkpoint: Any = None,
 ) -> None:
     """Meta-train an estimator, anew or from a known state, and publish the result.
 
-    What was learned before an error or an interruption is published too.
+    What was learned before an error or an interruption is published too. ``classes`` are labels
+    that can occur beside those of the tasks.
     """
     world = current_world(estimator._torch_device(), alone=from_fit)
     with world.together():
@@ -68,7 +68,9 @@ def meta_fit(
         loader = make_loader(estimator, tasks, reset=reset, rows_checked=from_fit, known=known)
     with seeded(estimator, key, 0 if known is None else known.log.n_iter):
         with world.together():
-            meta = _start(estimator, loader, known, world, from_fit=from_fit)
+            meta = _start(estimator, loader, known, world, from_fit=from_fit, classes=classes)
+            if file is not None:
+                file.require("network", describe_network(meta.learner))
             loader.targets = meta.targets
             held_out = validation_batches(estimator, meta, validation_tasks)
             world.check_alike(_facts(estimator, held_out))
@@ -128,9 +130,17 @@ def _keep(file: Checkpoint, loader: TaskLoader, key: NDArray[np.uint64], run: Tr
 
 
 def fit_from_scratch(
-    estimator: FewShotEstimator, X: Any, y: NDArray[Any], *, make_hook: MakeHook | None
+    estimator: FewShotEstimator,
+    X: Any,
+    y: NDArray[Any],
+    *,
+    make_hook: MakeHook | None,
+    classes: NDArray[Any] | None = None,
 ) -> None:
-    """Meta-train on episodes cut from one labelled data set, as a plain ``fit`` does."""
+    """Meta-train on episodes cut from one labelled data set, as a plain ``fit`` does.
+
+    ``classes`` are labels that can occur later.
+    """
     classifier = estimator._estimator_type_is_classifier
     n_rows, n_classes = X.shape[0], len(np.unique(y)) if classifier else 1
     most = max(_MOST_SUPPORT_ROWS, 2 * n_classes)
@@ -151,7 +161,15 @@ def fit_from_scratch(
             # Episodes of the same rows that training, whose visits count from zero, never draws.
             late = range(2**32, 2**32 + _N_VALIDATION)
             validation = TaskList(tasks.task(0, visit) for visit in late)
-        meta_fit(estimator, tasks, validation, None, make_hook=make_hook, from_fit=True)
+        meta_fit(
+            estimator,
+            tasks,
+            validation,
+            None,
+            make_hook=make_hook,
+            from_fit=True,
+            classes=classes,
+        )
         return
     warnings.warn(
         f"{n_rows} rows of {n_classes} class(es) are too few to cut episodes from, so "
@@ -161,7 +179,9 @@ def fit_from_scratch(
         stacklevel=4,
     )
     key = resolve_random_state(estimator.random_state)[1]
-    spec, targets = estimator._describe_targets(X.shape[1:], [y], True)
+    spec, targets = estimator._describe_targets(
+        X.shape[1:], [y] if classes is None else [y, classes], True
+    )
     with seeded(estimator, key, 0):
         meta = _new_state(estimator, spec, targets, from_fit=True)
     meta.learner.requires_grad_(False).eval()
@@ -181,11 +201,12 @@ def _start(
     world: World,
     *,
     from_fit: bool,
+    classes: NDArray[Any] | None,
 ) -> MetaState:
     """Return the state to train: new, or a copy of the known one, which others may share."""
     carried = {}
     if known is None:
-        spec, targets = _describe(estimator, loader)
+        spec, targets = _describe(estimator, loader, classes)
     else:
         spec, targets = known.spec, known.targets
         carried = {name: getattr(known, name) for name in ("n_epochs", "temperature")}
@@ -198,7 +219,7 @@ def _start(
 
 
 def _describe(
-    estimator: FewShotEstimator, loader: TaskLoader
+    estimator: FewShotEstimator, loader: TaskLoader, classes: NDArray[Any] | None
 ) -> tuple[TaskSpec, ClassTargets | RealTargets]:
     """Return what the tasks are like."""
     draws = loader.peek()
@@ -207,6 +228,8 @@ def _describe(
     ys = [np.concatenate([d.y_support, d.y_query]) for d in draws]
     if isinstance(loader.tasks, IndexedTaskSet) and estimator._estimator_type_is_classifier:
         ys = [loader.tasks.y]  # a rare label may be missing from the draws
+    if classes is not None:
+        ys.append(classes)
     spec, targets = estimator._describe_targets(
         loader.input_shape(draws[0]), ys, loader.tasks.shared_classes
     )
@@ -268,52 +291,3 @@ def seeded(estimator: FewShotEstimator, key: NDArray[np.uint64], n_iter: int) ->
     seed = (int(key[0]) + n_iter) % 2**63
     with own_generators(seed, devices):
         yield
-
-
-def encode_support(
-    meta: MetaState, make: TensorMaker, y: NDArray[Any]
-) -> tuple[torch.Tensor, Columns | RealTargets]:
-    """Return the labels of one support set as [1, S, C], and what turns outputs back."""
-    if isinstance(meta.targets, RealTargets):
-        targets = replace(meta.targets, single=y.ndim == 1)
-        return make.features(targets.encode(y, where="the support set")).unsqueeze(0), targets
-    codes, _, columns = meta.targets.encode(y, None, where="the support set")
-    n_columns = meta.targets.width([columns])
-    return make.one_hot(codes[None], None, n_columns), columns
-
-
-def check_finite(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the outputs, or say why some of them mean nothing."""
-    if not np.isfinite(outputs).all():
-        raise ValueError(
-            "the outputs must be finite, but some are NaN or infinite: the support or query rows "
-            "are too large for the network, or the adaptation diverged; scale the features or "
-            "take smaller inner steps."
-        )
-    return outputs
-
-
-def predict_tasks(
-    estimator: FewShotEstimator, meta: MetaState, tasks: TaskSet, method: str
-) -> list[NDArray[Any]]:
-    """Adapt to and predict every task, in batches of tasks of like size."""
-    if method not in _METHODS or not hasattr(estimator, method):
-        raise ValueError(
-            f"{type(estimator).__name__} has no method {method!r} for tasks; use one of "
-            f"{[m for m in _METHODS if hasattr(estimator, m)]}."
-        )
-    learner = estimator._current_learner(meta)
-    loader = make_loader(estimator, tasks, reset=False, known=meta)
-    loader.targets = meta.targets
-    predictions: list[Any] = [None] * len(tasks)
-    for numbers, batch, columns in loader.in_order(with_query_labels=False):
-        with torch.no_grad():
-            state = learner.adapt(batch.x_support, batch.y_support, batch.support_mask)
-            outputs = learner.predict(state, batch.x_query).double().cpu().numpy()
-        lengths = [outputs.shape[1]] * len(numbers)
-        if batch.query_mask is not None:
-            lengths = batch.query_mask.sum(dim=1).tolist()
-        decoders: list[Any] = columns or [meta.targets] * len(numbers)
-        for i, raw, length, decoder in zip(numbers, outputs, lengths, decoders, strict=True):
-            predictions[i] = estimator._decode(check_finite(raw[:length]), decoder, method)
-    return predictions

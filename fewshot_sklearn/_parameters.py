@@ -99,7 +99,13 @@ class SharedParameters:
 
     def _torch_device(self) -> torch.device:
         if self.device != "auto":
-            device = torch.device(self.device)
+            try:
+                device = torch.device(self.device)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"device={self.device!r} is none that torch knows; use 'auto', 'cpu', 'cuda' "
+                    "or 'mps'."
+                ) from error
             if device.type == "cuda" and not torch.cuda.is_available():
                 raise ValueError(
                     f"device={str(device)!r} needs a CUDA device, but torch finds none; "

@@ -10,6 +10,7 @@ import torch
 
 from ._codec import Decoder, Encoder, all_subclasses, class_reference, find_class
 from ._frozen import FrozenSteps, copy_estimator, is_skipped
+from .utils._optional import require
 
 if TYPE_CHECKING:
     from .pipeline import MetaPipeline
@@ -90,13 +91,8 @@ def unpack_pipeline(content: dict[str, Any], decoder: Decoder, last: Any) -> Met
 
 
 def _import_skops() -> ModuleType:
-    try:
-        return import_module("skops.io")
-    except ImportError as error:
-        raise ImportError(
-            "saving and loading a pipeline's transformers need the package skops; pip install "
-            "'fewshot-sklearn[save]'."
-        ) from error
+    purpose = "saving or loading a pipeline's transformers"
+    return require("skops.io", extra="save", purpose=purpose)
 
 
 def _dump(value: Any) -> torch.Tensor:

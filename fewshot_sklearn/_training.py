@@ -89,7 +89,7 @@ def meta_train(
             f"meta-training was interrupted after {log.n_iter} iterations; "
             "what was learned so far is kept.",
             UserWarning,
-            stacklevel=2,
+            stacklevel=6,
         )
     finally:
         log.optimizer_state = _on_cpu(run.optimizer.state_dict())
@@ -115,6 +115,9 @@ def _iterate(
     while run.n_done < options.max_iter and not run.finished:
         seconds = decide(lambda: run.seconds)
         if options.max_time is not None and run.n_done and seconds >= options.max_time:
+            run.finished = True
+            if keep is not None:
+                keep(run)
             break
         for group in run.optimizer.param_groups:
             group["lr"] = options.learning_rate_at(run.n_done, seconds)

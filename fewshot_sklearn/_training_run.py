@@ -221,7 +221,7 @@ class TrainingRun:
             "good": self.good.kept,
             "best": self.best and self.best.state(),
             "optimizer": self.optimizer.state_dict(),
-            "log": [self.log.n_iter, self.log.losses, self.log.validation_scores],
+            "log": [self.log.n_iter, [*self.log.losses], [*self.log.validation_scores]],
             "generators": [g.get_state() for g in self.generators()],
         }
 

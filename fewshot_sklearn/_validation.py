@@ -10,8 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from ._distributed import World
+from ._inference import query_outputs
 from ._loading import make_loader
 from ._meta_state import MetaState
+from .exceptions import TaskError
 from .nn import Learner
 from .nn.functional import mask_absent_classes, task_mean
 from .tasks import StreamTasks, TaskSet
@@ -50,7 +52,10 @@ def validation_batches(
         )
     loader = make_loader(estimator, tasks, reset=False, rows_checked=meta.from_fit, known=meta)
     loader.targets = meta.targets
-    return [batch for _, batch, _ in loader.in_order()]
+    try:
+        return [batch for _, batch, _ in loader.in_order()]
+    except TaskError as error:
+        raise TaskError(f"validation_tasks: {error}") from error
 
 
 def validate(meta: MetaState, batches: list[TaskBatch], world: World) -> float:
@@ -68,8 +73,7 @@ def validate(meta: MetaState, batches: list[TaskBatch], world: World) -> float:
 
 def _task_scores(learner: Learner, batch: TaskBatch, *, classes: bool) -> torch.Tensor:
     """Return each task's accuracy, or minus its mean squared error."""
-    state = learner.adapt(batch.x_support, batch.y_support, batch.support_mask)
-    outputs = learner.predict(state, batch.x_query)
+    outputs = query_outputs(learner, batch)
     if classes:
         outputs = mask_absent_classes(outputs, batch.class_mask)
         rows = (outputs.argmax(-1) == batch.y_query.argmax(-1)).to(batch.y_query.dtype)

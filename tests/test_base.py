@@ -34,7 +34,7 @@ from fewshot_sklearn import (
     TaskList,
 )
 from fewshot_sklearn.datasets import make_sinusoid_tasks
-from fewshot_sklearn.exceptions import MetaTrainingError, NotMetaFittedWarning
+from fewshot_sklearn.exceptions import MetaTrainingError, NotMetaFittedWarning, TaskError
 
 CLASSIFIERS = [ProtoNetClassifier, MAMLClassifier, MANNClassifier]
 ALL = [*CLASSIFIERS, MAMLRegressor]
@@ -864,3 +864,40 @@ def test_the_warning_of_too_few_rows_points_to_the_line_of_the_user():
     with pytest.warns(NotMetaFittedWarning) as caught:
         ProtoNetClassifier().fit(np.eye(2), [0, 1])
     assert caught[0].filename == __file__
+
+
+def test_a_meta_fit_that_fails_leaves_what_was_known_as_it_was(tasks):
+    clf = ProtoNetClassifier(max_iter=2, random_state=0).meta_fit(tasks)
+    task = tasks[0]
+    before = clf.fit(task.X_support, task.y_support).predict_proba(task.X_query)
+    others = [(np.eye(5), [0, 1, 0, 1, 0], np.eye(5), [0, 1, 0, 1, 0])] * 3
+    with pytest.raises(TaskError):
+        clf.meta_fit([*others, task])
+    np.testing.assert_array_equal(clf.predict_proba(task.X_query), before)
+    assert clf.fit(task.X_support, task.y_support).n_features_in_ == task.X_support.shape[1]
+    new = ProtoNetClassifier(max_iter=2)
+    with pytest.raises(TaskError):
+        new.meta_fit([*others, task])
+    assert not hasattr(new, "n_features_in_")
+
+
+def test_predict_tasks_refuses_the_parameters_that_fit_refuses(tasks):
+    clf = ProtoNetClassifier(max_iter=2, random_state=0).meta_fit(tasks).set_params(temperature=-1)
+    for use in (lambda: clf.fit(*tasks[0][:2]), lambda: clf.predict_tasks(tasks[:2])):
+        with pytest.raises(ValueError, match="'temperature' parameter of ProtoNetClassifier"):
+            use()
+
+
+def test_many_queries_are_predicted_some_at_a_time(tasks, monkeypatch):
+    clf = ProtoNetClassifier(max_iter=2, random_state=0).meta_fit(tasks)
+    whole = clf.predict_tasks(tasks[:3], method="predict_proba")
+    monkeypatch.setattr("fewshot_sklearn._inference.MOST_QUERY_ROWS", 5)
+    for expected, got in zip(
+        whole, clf.predict_tasks(tasks[:3], method="predict_proba"), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_a_device_that_does_not_exist_is_refused_with_a_sentence(tasks):
+    with pytest.raises(ValueError, match="device='foo' is none that torch knows"):
+        ProtoNetClassifier(device="foo").meta_fit(tasks)

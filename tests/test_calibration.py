@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import log_softmax
 from sklearn.base import clone
 from sklearn.datasets import load_digits, make_blobs
+from sklearn.metrics import log_loss
 
 from fewshot_sklearn import (
     MLP,
@@ -13,6 +13,7 @@ from fewshot_sklearn import (
     MAMLRegressor,
     MANNClassifier,
     ProtoNetClassifier,
+    TaskList,
     load,
 )
 from fewshot_sklearn.datasets import load_glyphs, make_sinusoid_tasks
@@ -122,10 +123,9 @@ def test_tasks_that_are_all_solved_give_a_finite_temperature():
     tasks = EpisodicTasks(X, y, n_way=3, n_query=2, n_tasks=20, random_state=0)
     clf = ProtoNetClassifier(**SMALL).meta_fit(tasks, tasks)
     assert clf.validation_scores_[-1][1] == 1.0
-    proba = clf.predict_tasks(tasks[:2], method="predict_proba")
-    assert 1e-4 < clf.calibration_temperature_ < 1
-    assert np.isfinite(proba).all()
-    assert torch.get_default_dtype() == torch.float32
+    truth, proba = pooled(clf, tasks)
+    # Of N rows all of which are right, Platt's targets leave 1 / (N + 2) to the other classes.
+    assert 1 / len(truth) / 10 < 1 - proba.max(axis=1).mean() < 10 / len(truth)
 
 
 def test_unseen_characters_are_predicted_with_a_calibration_error_below_five_per_cent():
@@ -144,3 +144,23 @@ def test_unseen_characters_are_predicted_with_a_calibration_error_below_five_per
     uncalibrated /= uncalibrated.sum(axis=1, keepdims=True)
     assert expected_calibration_error(truth, proba) < 0.05
     assert expected_calibration_error(truth, uncalibrated) > 0.1
+
+
+def test_a_few_tasks_that_are_all_solved_do_not_make_it_sure_of_all(tasks):
+    X, y = load_digits(n_class=2, return_X_y=True)
+    easy = EpisodicTasks(X / 16, y, n_way=2, n_shot=5, n_query=5, n_tasks=80, random_state=0)
+    clf = ProtoNetClassifier(**SMALL | {"max_iter": 60}).meta_fit(easy[:60], easy[60:64])
+    assert clf.validation_scores_[-1][1] == 1.0
+    truth, proba = pooled(clf, easy[64:])
+    # Forty rows, all of them right, say no more than that about one in forty may be wrong.
+    assert log_loss(truth, proba) < 3 / 40
+
+
+def test_tasks_of_one_class_teach_nothing():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 3)), np.arange(40) % 2
+    both, one = np.arange(20), np.arange(0, 40, 2)
+    train = TaskList([(X[both], y[both], X[20:], y[20:])] * 4, shared_classes=True)
+    validation = TaskList([(X[one[:9]], y[one[:9]], X[one[9:]], y[one[9:]])], shared_classes=True)
+    clf = ProtoNetClassifier(**SMALL).meta_fit(train, validation)
+    assert clf.calibration_temperature_ == 1

@@ -231,6 +231,16 @@ def test_the_time_that_was_used_up_counts(tasks, tmp_path, monkeypatch):
     assert 4 < resumed.n_meta_iter_ <= whole.n_meta_iter_
 
 
+def test_a_run_that_time_ended_is_finished(tasks, tmp_path, monkeypatch):
+    clock = iter(range(10_000))
+    monkeypatch.setattr("fewshot_sklearn._training_run.time.monotonic", lambda: next(clock))
+    params = SMALL | {"max_time": 5.0, "max_iter": 1000}
+    first = ProtoNetClassifier(**params).meta_fit(tasks, checkpoint=tmp_path / "run")
+    again = ProtoNetClassifier(**params).meta_fit(tasks, checkpoint=tmp_path / "run")
+    assert again.meta_loss_curve_ == first.meta_loss_curve_
+    assert first.n_meta_iter_ < 20
+
+
 def test_a_resumed_run_that_diverges_falls_back_to_the_weights_before(tasks, tmp_path):
     def make(max_iter=12):
         backbone = MLP(hidden_layer_sizes=(8,), norm=None)
@@ -293,9 +303,59 @@ def test_other_tasks_are_refused(written, tasks):
         clf.meta_fit(tasks, tasks[:5], checkpoint=written)
 
 
+def test_any_other_row_or_task_is_noticed(tmp_path, tasks):
+    clf = ProtoNetClassifier(**SMALL | {"max_iter": 2})
+    X, y = tasks.X.copy(), tasks.y
+    clf.meta_fit(EpisodicTasks(X, y, n_tasks=1000, random_state=0), checkpoint=tmp_path / "rows")
+    X[-1, -1] += 1
+    with pytest.raises(ValueError, match="another configuration"):
+        clf.meta_fit(
+            EpisodicTasks(X, y, n_tasks=1000, random_state=0), checkpoint=tmp_path / "rows"
+        )
+    listed = list(EpisodicTasks(X, y, n_tasks=20, random_state=0))
+    clf.meta_fit(listed, checkpoint=tmp_path / "list")
+    listed[1], listed[2] = listed[2], listed[1]
+    with pytest.raises(ValueError, match="pass the tasks of then"):
+        clf.meta_fit(listed, checkpoint=tmp_path / "list")
+
+
+def test_a_backbone_that_is_code_and_was_changed_is_noticed(tmp_path, tasks):
+    def make(activation, width=8):
+        def backbone(input_shape):
+            return nn.Sequential(nn.Linear(*input_shape, width), activation())
+
+        return ProtoNetClassifier(**SMALL | {"backbone": backbone, "max_iter": 2})
+
+    make(nn.ReLU).meta_fit(tasks, checkpoint=tmp_path / "run")
+    for other in (make(nn.Tanh), make(nn.ReLU, width=16)):
+        with pytest.raises(ValueError, match=r"network=.*go back to the code that built it"):
+            other.meta_fit(tasks, checkpoint=tmp_path / "run")
+    assert make(nn.ReLU).meta_fit(tasks, checkpoint=tmp_path / "run").n_meta_iter_ == 2
+
+
+def test_numbers_that_are_equal_are_the_same_configuration(written, tasks):
+    same = SMALL | {"max_iter": np.int64(12), "clip_norm": 10}
+    assert ProtoNetClassifier(**same).meta_fit(tasks, checkpoint=written).n_meta_iter_ == 12
+
+
+def test_a_path_that_is_none_is_refused(tasks):
+    with pytest.raises(TypeError, match="checkpoint must be the path of a file, got 3"):
+        ProtoNetClassifier(**SMALL).meta_fit(tasks, checkpoint=3)
+
+
+def test_a_refused_checkpoint_leaves_the_estimator_and_its_task_alone(written, tasks):
+    task = tasks[0]
+    clf = ProtoNetClassifier(**SMALL | {"max_iter": 3}).meta_fit(tasks)
+    before = clf.fit(task.X_support, task.y_support).predict_proba(task.X_query)
+    with pytest.raises(ValueError, match="another configuration"):
+        clf.meta_fit(tasks, checkpoint=written)
+    np.testing.assert_array_equal(clf.predict_proba(task.X_query), before)
+
+
 def test_another_start_is_refused(written, tasks):
     known = ProtoNetClassifier(**SMALL).meta_fit(tasks)
-    with pytest.raises(ValueError, match="starting weights=new, now starting weights="):
+    sentence = "starting weights=new, now starting weights=.*begin with the estimator as it was"
+    with pytest.raises(ValueError, match=sentence):
         known.partial_meta_fit(tasks, checkpoint=written)
 
 

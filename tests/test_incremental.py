@@ -384,3 +384,19 @@ def test_callbacks_see_every_call_and_the_meta_iterations_of_the_first(rows):
     recorder.seen.clear()
     clf.partial_fit(X, y)
     assert recorder.seen == ["setup", "partial_fit", "teardown"]
+
+
+def test_a_new_memory_network_takes_declared_classes_that_come_later():
+    X, y = load_digits(return_X_y=True)
+    X, y = X[:60] / 16, y[:60]
+    early = y < 5
+    clf = MANNClassifier(**MEMORY, max_iter=2, random_state=0)
+    clf.partial_fit(X[early], y[early], classes=range(10))
+    assert clf.classes_.tolist() == list(range(10))
+    assert not np.isin(clf.predict(X), range(5, 10)).any()
+    clf.partial_fit(X[~early], y[~early])
+    assert clf.predict_proba(X).shape == (60, 10)
+    one = MANNClassifier(**MEMORY, max_iter=2, random_state=0)
+    with pytest.warns(NotMetaFittedWarning):
+        one.partial_fit(X[:1], y[:1], classes=range(10))
+    assert one.partial_fit(X[1:], y[1:]).predict(X).shape == (60,)

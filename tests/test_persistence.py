@@ -22,9 +22,6 @@ from fewshot_sklearn import (
     Conv4,
     EpisodicTasks,
     GroupedTasks,
-    MAMLClassifier,
-    MAMLRegressor,
-    MANNClassifier,
     ProtoNetClassifier,
     _container,
     load,
@@ -32,15 +29,8 @@ from fewshot_sklearn import (
 from fewshot_sklearn._codec import Decoder, Encoder
 from fewshot_sklearn.nn import BackboneSpec
 from fewshot_sklearn.tasks import TaskList
+from tests._data import BODY, CLASSIFIERS, REGRESSOR, SMALL, make_rows, name_of
 
-SMALL = {"max_iter": 3, "meta_batch_size": 2, "random_state": 0}
-BODY = MLP(hidden_layer_sizes=(8,))
-CLASSIFIERS = [
-    ProtoNetClassifier(backbone=BODY, **SMALL),
-    MAMLClassifier(backbone=BODY, n_inner_steps=2, **SMALL),
-    MANNClassifier(n_hidden=8, n_slots=6, slot_size=4, n_read_heads=1, **SMALL),
-]
-REGRESSOR = MAMLRegressor(backbone=BODY, n_inner_steps=2, **SMALL)
 ESTIMATORS = [*CLASSIFIERS, REGRESSOR]
 LABELS = {
     "str": np.array(["ant", "bee", "cicada", "dragonfly"]),
@@ -50,14 +40,8 @@ LABELS = {
 }
 
 
-def name_of(estimator):
-    return type(estimator).__name__
-
-
 def classification_tasks(labels="str"):
-    X, y = make_classification(
-        200, n_features=6, n_informative=6, n_redundant=0, n_classes=4, random_state=0
-    )
+    X, y = make_rows(n_classes=4, n_rows=200)
     return EpisodicTasks(X, LABELS[labels][y], n_way=3, n_shot=2, n_query=4, random_state=0)
 
 

@@ -698,7 +698,7 @@ def test_without_skops_the_sentence_names_the_extra(tmp_path, pipe, monkeypatch)
     import sys
 
     monkeypatch.setitem(sys.modules, "skops.io", None)
-    with pytest.raises(ImportError, match=r"skops; pip install 'fewshot-sklearn\[save\]'"):
+    with pytest.raises(ImportError, match=r"skops: pip install 'fewshot-sklearn\[save\]'"):
         pipe.save(tmp_path / "pipe")
 
 

@@ -872,3 +872,9 @@ def test_a_random_state_instance_is_used_and_moves_on(tasks):
     rng = np.random.RandomState(0)
     clfs = [small(random_state=rng).meta_fit(tasks) for _ in range(2)]
     assert not np.array_equal(*map(weights, clfs))
+
+
+def test_an_error_of_a_validation_task_says_that_it_is_one(tasks):
+    wrong = [(np.eye(3), [0, 1, 0], np.eye(3), [0, 1, 2])]
+    with pytest.raises(ValueError, match="validation_tasks: task 0"):
+        small().meta_fit(tasks, wrong)

@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Iterable
-from importlib import import_module
 from numbers import Integral
 from pathlib import Path
-from types import ModuleType
 from typing import Any
+
+from fewshot_sklearn.utils._optional import require
 
 _ENVIRONMENT_VARIABLE = "FEWSHOT_SKLEARN_DATA"
 
@@ -36,37 +36,6 @@ def get_data_home(data_home: str | os.PathLike[str] | None = None) -> Path:
     if data_home is None:
         data_home = os.environ.get(_ENVIRONMENT_VARIABLE) or "~/fewshot_sklearn_data"
     return Path(data_home).expanduser()
-
-
-def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional dependency, or say which extra brings it.
-
-    Parameters
-    ----------
-    module : str
-        Dotted name of the module.
-    extra : str
-        The extra of this package that installs it.
-    purpose : str
-        What needs it: the subject of the error's sentence.
-
-    Returns
-    -------
-    module : module
-        The imported module.
-
-    Raises
-    ------
-    ImportError
-        If the module is not installed.
-    """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        package = {"PIL": "Pillow"}.get(module.partition(".")[0], module.partition(".")[0])
-        raise ImportError(
-            f"{purpose} needs {package}: pip install 'fewshot-sklearn[{extra}]'"
-        ) from error
 
 
 def download(url: str, folder: Path, *, known_hash: str, download_if_missing: bool = True) -> Path:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils import Bunch
 
-from fewshot_sklearn.datasets._base import check_option, download, get_data_home, require
+from fewshot_sklearn.datasets._base import check_option, download, get_data_home
+from fewshot_sklearn.utils._optional import require
 
 _URL = "https://github.com/brendenlake/omniglot/raw/master/python/images_{subset}.zip"
 _HASHES = {

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fewshot_sklearn.datasets._base import require
+from fewshot_sklearn.utils._optional import require
 
 FONTS = tuple(
     f"DejaVu{family}{style}"

@@ -6,17 +6,17 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import clone
 
-from ..model_selection import evaluate
-from ..utils._sklearn import _validate_score_name
-from ._axes import require_matplotlib
-from ._score_curve import ScoreCurve
+from ..utils._docs import insert_docs
+from ..utils._plotting import require_matplotlib
+from ._score_curve import CURVE_DOCS, ScoreCurve, curve_names
 
 _PARAMETER = "n_inner_steps"
 
 
+@insert_docs(CURVE_DOCS)
 class AdaptationCurveDisplay(ScoreCurve):
     """Mean score over tasks by the number of inner steps.
 
@@ -36,16 +36,7 @@ class AdaptationCurveDisplay(ScoreCurve):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        What was drawn on.
-    figure_ : matplotlib Figure
-        The figure that it belongs to.
-    line_ : Line2D or None
-        The mean scores; None if ``interval_style="errorbar"``.
-    fill_between_ : PolyCollection or None
-        The intervals, if ``interval_style="fill_between"``.
-    errorbar_ : ErrorbarContainer or None
-        Means and intervals, if ``interval_style="errorbar"``.
+    %(curve_attributes)s
 
     See Also
     --------
@@ -64,7 +55,9 @@ class AdaptationCurveDisplay(ScoreCurve):
     (3, 50)
     """
 
-    _x_label = "inner steps"
+    _numbers = "steps"
+    _counted = "inner steps"
+    _x_label = _counted
 
     def __init__(
         self,
@@ -76,9 +69,6 @@ class AdaptationCurveDisplay(ScoreCurve):
     ) -> None:
         super().__init__(steps, scores, score_name=score_name, name=name)
         self.steps = np.asarray(steps)
-
-    def _x(self) -> NDArray[Any]:
-        return self.steps
 
     @classmethod
     def from_estimator(
@@ -105,18 +95,7 @@ class AdaptationCurveDisplay(ScoreCurve):
             What it is scored on: at each number of steps the same supports and queries.
         steps : iterable of int, default=None
             The numbers of steps. None takes each from 0 to twice the estimator's own.
-        scoring : str or callable, default=None
-            As in :func:`~fewshot_sklearn.evaluate`.
-        n_jobs : int, default=None
-            As in :func:`~fewshot_sklearn.evaluate`.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
-        name : str, default=None
-            What the legend calls the estimator; None for the name of its class.
-        score_name : str, default=None
-            What the axis of scores is called; None for the name of ``scoring``.
-        **kwargs
-            Passed to :meth:`plot`.
+        %(evaluated)s
 
         Returns
         -------
@@ -124,34 +103,21 @@ class AdaptationCurveDisplay(ScoreCurve):
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         ValueError
             When the estimator has no ``n_inner_steps``, or ``steps`` is empty.
         """
-        require_matplotlib(cls)
+        require_matplotlib(cls.__name__)
         parameter = _find_parameter(estimator)
         if steps is None:
             steps = range(2 * estimator.get_params()[parameter] + 1)
-        numbers = list(steps)
-        if not numbers:
-            raise ValueError("steps must hold at least one number of inner steps, got none.")
-        scores = [
-            evaluate(
-                clone(estimator).set_params(**{parameter: n_steps}),
-                tasks,
-                scoring=scoring,
-                n_jobs=n_jobs,
-            ).scores
-            for n_steps in numbers
-        ]
-        display = cls(
-            numbers,
-            scores,
-            score_name=_validate_score_name(score_name, scoring, negate_score=False),
-            name=type(estimator).__name__ if name is None else name,
-        )
-        return display.plot(ax, **kwargs)
+
+        def at(n_steps: int) -> tuple[Any, Any]:
+            return clone(estimator).set_params(**{parameter: n_steps}), tasks
+
+        numbers, scores = cls._evaluate(steps, at, scoring=scoring, n_jobs=n_jobs)
+        names = curve_names(estimator, scoring, name=name, score_name=score_name)
+        return cls(numbers, scores, **names).plot(ax, **kwargs)
 
 
 def _find_parameter(estimator: Any) -> str:

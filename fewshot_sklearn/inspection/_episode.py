@@ -10,7 +10,8 @@ from sklearn.base import clone, is_regressor
 
 from ..tasks._labels import is_real_valued
 from ..tasks._validation import as_task
-from ._axes import check_axes, require_matplotlib
+from ..utils._docs import insert_docs
+from ..utils._plotting import DISPLAY_DOCS, check_axes, require_matplotlib
 from ._episode_drawing import (
     draw_curve,
     draw_images,
@@ -22,7 +23,26 @@ from ._episode_drawing import (
 _KINDS = ("auto", "images", "scatter", "curve")
 _N_GRID = 200
 
+_MAX_QUERY = """\
+max_query : int, default=8
+    Query images that are shown of each class."""
+_DOCS = DISPLAY_DOCS | {
+    "task": """\
+task : Task or 4-tuple
+    ``(X_support, y_support, X_query, y_query)``.""",
+    "max_query": _MAX_QUERY,
+    "shown": f"""\
+{_MAX_QUERY}
+**options
+    ``image_shape`` and ``kind``, as the class takes them.""",
+    "not_drawn": f"""\
+{DISPLAY_DOCS["no_matplotlib"]}
+TaskError
+    When it is no task.""",
+}
 
+
+@insert_docs(_DOCS)
 class EpisodeDisplay:
     """One task with its support and query set, and the predictions of an estimator.
 
@@ -35,8 +55,7 @@ class EpisodeDisplay:
 
     Parameters
     ----------
-    task : Task or 4-tuple
-        ``(X_support, y_support, X_query, y_query)``.
+    %(task)s
     y_pred : array-like of shape (n_query,), default=None
         The classes that were predicted for the query rows.
     curve : (array-like of shape (n_grid,), array-like of shape (n_grid,)), default=None
@@ -51,10 +70,7 @@ class EpisodeDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        What was drawn on.
-    figure_ : matplotlib Figure
-        The figure that it belongs to.
+    %(drawn_on)s
     support_, query_ : list of artists
         The images, or the points of each class.
     wrong_ : list of artists
@@ -98,27 +114,22 @@ class EpisodeDisplay:
 
         Parameters
         ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
+        %(ax)s
         name : str, default=None
             What the legend calls the estimator; None for the display's ``name``.
-        max_query : int, default=8
-            Query images that are shown of each class.
+        %(max_query)s
 
-        Returns
-        -------
-        self : object
+        %(returns_self)s
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         ValueError
             When rows cannot be drawn as they should.
         """
         kind = self._kind()
-        size = {"figsize": image_figure_size(self.task, max_query)} if kind == "images" else {}
-        self.ax_ = ax = check_axes(ax, type(self), **size)
+        panel = image_figure_size(self.task, max_query) if kind == "images" else None
+        self.ax_ = ax = check_axes(ax, panel=panel, purpose=type(self).__name__)[0, 0]
         self.figure_ = ax.figure
         self.line_ = None
         if kind == "images":
@@ -148,14 +159,9 @@ class EpisodeDisplay:
 
         Parameters
         ----------
-        task : Task or 4-tuple
-            ``(X_support, y_support, X_query, y_query)``.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
-        max_query : int, default=8
-            Query images that are shown of each class.
-        **options
-            ``image_shape`` and ``kind``, as the class takes them.
+        %(task)s
+        %(ax)s
+        %(shown)s
 
         Returns
         -------
@@ -163,10 +169,7 @@ class EpisodeDisplay:
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
-        TaskError
-            When it is no task.
+        %(not_drawn)s
         """
         return cls(task, **options).plot(ax, max_query=max_query)
 
@@ -187,16 +190,10 @@ class EpisodeDisplay:
         ----------
         estimator : scikit-learn estimator
             Any, meta-fitted or not. It stays as it is.
-        task : Task or 4-tuple
-            ``(X_support, y_support, X_query, y_query)``.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
-        name : str, default=None
-            What the legend calls the estimator; None for the name of its class.
-        max_query : int, default=8
-            Query images that are shown of each class.
-        **options
-            ``image_shape`` and ``kind``, as the class takes them.
+        %(task)s
+        %(ax)s
+        %(estimator_name)s
+        %(shown)s
 
         Returns
         -------
@@ -204,12 +201,9 @@ class EpisodeDisplay:
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
-        TaskError
-            When it is no task.
+        %(not_drawn)s
         """
-        require_matplotlib(cls)
+        require_matplotlib(cls.__name__)
         task = as_task(task, 0)
         fitted = clone(estimator).fit(task.X_support, task.y_support)
         y_pred = curve = None

@@ -7,13 +7,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..utils._docs import insert_docs
+from ..utils._plotting import DISPLAY_DOCS, check_axes, require_matplotlib, show_names
 from ..utils._sklearn import _validate_style_kwargs
-from ._axes import check_axes, require_matplotlib, show_names
 
 # Without another wish the running mean is over this part of all meta-iterations.
 _SHARE = 20
 
 
+@insert_docs(DISPLAY_DOCS)
 class MetaLearningCurveDisplay:
     """The meta-loss by meta-iteration, and the validation scores where there are some.
 
@@ -83,8 +85,7 @@ class MetaLearningCurveDisplay:
 
         Parameters
         ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
+        %(ax)s
         name : str, default=None
             What the legend calls the estimator; None for the display's ``name``.
         window : int, default=None
@@ -95,21 +96,18 @@ class MetaLearningCurveDisplay:
         line_kw, raw_line_kw, validation_line_kw : dict, default=None
             Passed to ``Axes.plot`` for the running mean, the loss and the scores.
 
-        Returns
-        -------
-        self : object
+        %(returns_self)s
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         ValueError
             When ``window`` is below 1.
         """
         window = max(1, len(self.losses) // _SHARE) if window is None else window
         if window < 1:
             raise ValueError(f"window must be at least 1 meta-iteration, got {window}.")
-        self.ax_ = ax = check_axes(ax, type(self))
+        self.ax_ = ax = check_axes(ax, purpose=type(self).__name__)[0, 0]
         self.figure_ = ax.figure
         iterations = np.arange(1, len(self.losses) + 1)
         name = self.name if name is None else name
@@ -147,12 +145,9 @@ class MetaLearningCurveDisplay:
         estimator : estimator
             Meta-fitted. The last step of a pipeline, the estimator of a ``TaskLearner`` and the
             best one of a search are found.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
-        name : str, default=None
-            What the legend calls the estimator; None for the name of its class.
-        **kwargs
-            Passed to :meth:`plot`.
+        %(ax)s
+        %(estimator_name)s
+        %(plot_kwargs)s
 
         Returns
         -------
@@ -160,12 +155,11 @@ class MetaLearningCurveDisplay:
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         ValueError
             When nothing was meta-trained.
         """
-        require_matplotlib(cls)
+        require_matplotlib(cls.__name__)
         trained = _meta_trained(estimator)
         losses = getattr(trained, "meta_loss_curve_", ())
         if not len(losses):

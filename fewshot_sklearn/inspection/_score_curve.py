@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..model_selection import evaluate
 from ..model_selection._intervals import mean_interval
-from ..utils._sklearn import _validate_style_kwargs
-from ._axes import check_axes, show_names
+from ..utils._docs import insert_docs
+from ..utils._plotting import DISPLAY_DOCS, check_axes, show_names
+from ..utils._sklearn import _validate_score_name, _validate_style_kwargs
 
 _STYLES = ("fill_between", "errorbar", None)
 
+CURVE_DOCS = DISPLAY_DOCS | {
+    "shared_ax": f"""\
+{DISPLAY_DOCS["ax"]} Several curves may be drawn on the same.""",
+    "curve_attributes": f"""\
+{DISPLAY_DOCS["drawn_on"]}
+line_ : Line2D or None
+    The mean scores; None if ``interval_style="errorbar"``.
+fill_between_ : PolyCollection or None
+    The intervals, if ``interval_style="fill_between"``.
+errorbar_ : ErrorbarContainer or None
+    Means and intervals, if ``interval_style="errorbar"``.""",
+    "evaluated": f"""\
+scoring : str or callable, default=None
+    As in :func:`~fewshot_sklearn.evaluate`.
+n_jobs : int, default=None
+    As in :func:`~fewshot_sklearn.evaluate`.
+{DISPLAY_DOCS["ax"]}
+{DISPLAY_DOCS["estimator_name"]}
+score_name : str, default=None
+    What the axis of scores is called; None for the name of ``scoring``.
+{DISPLAY_DOCS["plot_kwargs"]}""",
+}
 
+
+@insert_docs(CURVE_DOCS)
 class ScoreCurve:
     """Mean scores over tasks with their 95 % intervals, by some number.
 
@@ -29,6 +56,9 @@ class ScoreCurve:
         What the legend calls the estimator.
     """
 
+    # What holds the numbers, and what they count.
+    _numbers: str
+    _counted: str
     _x_label: str
     line_: Any
     fill_between_: Any
@@ -45,8 +75,27 @@ class ScoreCurve:
             )
         self.score_name, self.name = score_name, name
 
-    def _x(self) -> NDArray[Any]:
-        raise NotImplementedError
+    @classmethod
+    def _evaluate(
+        cls,
+        numbers: Iterable[int],
+        at: Callable[[int], tuple[Any, Any]],
+        *,
+        scoring: Any,
+        n_jobs: int | None,
+    ) -> tuple[list[int], list[NDArray[np.float64]]]:
+        """Return the numbers and the scores of every task at each of them.
+
+        ``at`` takes a number and returns the estimator and the tasks that are evaluated.
+        """
+        numbers = list(numbers)
+        if not numbers:
+            raise ValueError(
+                f"{cls._numbers} must hold at least one number of {cls._counted}, got none."
+            )
+        return numbers, [
+            evaluate(*at(number), scoring=scoring, n_jobs=n_jobs).scores for number in numbers
+        ]
 
     def plot(
         self,
@@ -63,8 +112,7 @@ class ScoreCurve:
 
         Parameters
         ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure. Several curves may be drawn on the same.
+        %(shared_ax)s
         name : str, default=None
             What the legend calls the curve; None for the display's ``name``.
         score_name : str, default=None
@@ -74,24 +122,21 @@ class ScoreCurve:
         line_kw, fill_between_kw, errorbar_kw : dict, default=None
             Passed to ``Axes.plot``, ``Axes.fill_between`` and ``Axes.errorbar``.
 
-        Returns
-        -------
-        self : object
+        %(returns_self)s
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         ValueError
             When ``interval_style`` is unknown.
         """
         if interval_style not in _STYLES:
             raise ValueError(f"interval_style must be one of {_STYLES}, got {interval_style!r}.")
-        self.ax_ = ax = check_axes(ax, type(self))
+        self.ax_ = ax = check_axes(ax, purpose=type(self).__name__)[0, 0]
         self.figure_ = ax.figure
         self.line_ = self.fill_between_ = self.errorbar_ = None
         label = {"label": self.name if name is None else name}
-        x, mean = self._x(), self.scores.mean(axis=1)
+        x, mean = getattr(self, self._numbers), self.scores.mean(axis=1)
         half = np.array([mean_interval(row).half_width for row in self.scores])
         if interval_style == "errorbar":
             style = {"fmt": ".-", "capsize": 3} | label
@@ -107,3 +152,13 @@ class ScoreCurve:
         ax.set(xlabel=self._x_label, ylabel=score_name or self.score_name or "Score")
         show_names(ax)
         return self
+
+
+def curve_names(
+    estimator: Any, scoring: Any, *, name: str | None, score_name: str | None
+) -> dict[str, str]:
+    """Return what the legend calls an estimator and what the axis calls its scores."""
+    return {
+        "name": type(estimator).__name__ if name is None else name,
+        "score_name": _validate_score_name(score_name, scoring, negate_score=False),
+    }

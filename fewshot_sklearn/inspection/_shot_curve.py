@@ -6,16 +6,17 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from sklearn.base import is_regressor
 
-from ..model_selection import evaluate
 from ..tasks import with_shots
-from ..utils._sklearn import _interval_max_min_ratio, _validate_score_name
-from ._axes import require_matplotlib
-from ._score_curve import ScoreCurve
+from ..utils._docs import insert_docs
+from ..utils._plotting import require_matplotlib
+from ..utils._sklearn import _interval_max_min_ratio
+from ._score_curve import CURVE_DOCS, ScoreCurve, curve_names
 
 
+@insert_docs(CURVE_DOCS)
 class ShotCurveDisplay(ScoreCurve):
     """Mean score over tasks by the number of shots.
 
@@ -37,16 +38,7 @@ class ShotCurveDisplay(ScoreCurve):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        What was drawn on.
-    figure_ : matplotlib Figure
-        The figure that it belongs to.
-    line_ : Line2D or None
-        The mean scores; None if ``interval_style="errorbar"``.
-    fill_between_ : PolyCollection or None
-        The intervals, if ``interval_style="fill_between"``.
-    errorbar_ : ErrorbarContainer or None
-        Means and intervals, if ``interval_style="errorbar"``.
+    %(curve_attributes)s
 
     See Also
     --------
@@ -69,6 +61,9 @@ class ShotCurveDisplay(ScoreCurve):
     True
     """
 
+    _numbers = "n_shots"
+    _counted = "shots"
+
     def __init__(
         self,
         n_shots: ArrayLike,
@@ -85,28 +80,21 @@ class ShotCurveDisplay(ScoreCurve):
     def _x_label(self) -> str:  # type: ignore[override]
         return "support rows of each class" if self.per_class else "support rows"
 
-    def _x(self) -> NDArray[Any]:
-        return self.n_shots
-
     def plot(self, ax: Any = None, **kwargs: Any) -> Self:
         """Draw the mean score over tasks and its 95 % interval.
 
         Parameters
         ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure. Several curves may be drawn on the same.
+        %(shared_ax)s
         **kwargs
             ``name``, ``score_name``, ``interval_style``, ``line_kw``, ``fill_between_kw`` and
             ``errorbar_kw``, as in :meth:`AdaptationCurveDisplay.plot`.
 
-        Returns
-        -------
-        self : object
+        %(returns_self)s
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         """
         super().plot(ax, **kwargs)
         if len(self.n_shots) > 2 and _interval_max_min_ratio(self.n_shots) > 4:
@@ -143,18 +131,7 @@ class ShotCurveDisplay(ScoreCurve):
             :func:`~fewshot_sklearn.tasks.with_shots`.
         n_shots : iterable of int, default=(1, 2, 5, 10)
             Support rows of each class; of a regressor support rows in all.
-        scoring : str or callable, default=None
-            As in :func:`~fewshot_sklearn.evaluate`.
-        n_jobs : int, default=None
-            As in :func:`~fewshot_sklearn.evaluate`.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
-        name : str, default=None
-            What the legend calls the estimator; None for the name of its class.
-        score_name : str, default=None
-            What the axis of scores is called; None for the name of ``scoring``.
-        **kwargs
-            Passed to :meth:`plot`.
+        %(evaluated)s
 
         Returns
         -------
@@ -162,32 +139,18 @@ class ShotCurveDisplay(ScoreCurve):
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         TaskError
             When a task has fewer shots.
         ValueError
             When ``n_shots`` is empty or holds something else than counts.
         """
-        require_matplotlib(cls)
-        numbers = list(n_shots)
-        if not numbers:
-            raise ValueError("n_shots must hold at least one number of shots, got none.")
+        require_matplotlib(cls.__name__)
         per_class = not is_regressor(estimator)
-        scores = [
-            evaluate(
-                estimator,
-                with_shots(tasks, n_shot, per_class=per_class),
-                scoring=scoring,
-                n_jobs=n_jobs,
-            ).scores
-            for n_shot in numbers
-        ]
-        display = cls(
-            numbers,
-            scores,
-            score_name=_validate_score_name(score_name, scoring, negate_score=False),
-            name=type(estimator).__name__ if name is None else name,
-            per_class=per_class,
-        )
-        return display.plot(ax, **kwargs)
+
+        def at(n_shot: int) -> tuple[Any, Any]:
+            return estimator, with_shots(tasks, n_shot, per_class=per_class)
+
+        numbers, scores = cls._evaluate(n_shots, at, scoring=scoring, n_jobs=n_jobs)
+        names = curve_names(estimator, scoring, name=name, score_name=score_name)
+        return cls(numbers, scores, per_class=per_class, **names).plot(ax, **kwargs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -65,10 +66,20 @@ def expected_calibration_error(
             f"y_proba needs a column for each class: got {p.shape[1]} columns for "
             f"{len(labels)} classes; pass classes=clf.classes_."
         )
-    if p.min() < 0 or p.max() > 1 + 1e-6:
-        raise ValueError("y_proba must hold probabilities between 0 and 1, as predict_proba does.")
-    if n_bins < 1:
-        raise ValueError(f"n_bins must be at least 1, got {n_bins}.")
+    unknown = np.setdiff1d(y, labels)
+    if len(unknown) or len(np.unique(labels)) < len(labels):
+        problem = f"lack {unknown.tolist()} of y_true" if len(unknown) else "name a class twice"
+        raise ValueError(
+            "classes must be the classes of the columns, each once, but "
+            f"{labels.tolist()} {problem}."
+        )
+    if p.min() < 0 or np.abs(p.sum(axis=1) - 1).max() > 1e-3:
+        raise ValueError(
+            "y_proba must hold probabilities between 0 and 1 that sum to 1 in each row, as "
+            "predict_proba does."
+        )
+    if not isinstance(n_bins, Integral) or n_bins < 1:
+        raise ValueError(f"n_bins must be an integer of at least 1, got {n_bins!r}.")
     confidence = p.max(axis=1)
     right = labels[p.argmax(axis=1)] == y
     bins = np.minimum((confidence * n_bins).astype(int), n_bins - 1)

@@ -36,10 +36,36 @@ class ComparisonTable(pd.DataFrame):
     task_scores : DataFrame of shape (n_tasks, n_estimators)
         The score of every estimator on every task; several scorers have columns
         ``(scorer, estimator)``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.neighbors import KNeighborsClassifier
+    >>> from fewshot_sklearn import EpisodicTasks, compare
+    >>> tasks = EpisodicTasks(*load_digits(return_X_y=True), n_tasks=20, random_state=0)
+    >>> table = compare({"1-NN": KNeighborsClassifier(1)}, tasks)
+    >>> table.task_scores.shape
+    (20, 1)
     """
 
     _metadata = ["task_scores"]
     task_scores: pd.DataFrame
+
+    def copy(self, deep: bool = True) -> ComparisonTable:
+        """Return a copy, with the scores of every task.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            As of a DataFrame.
+
+        Returns
+        -------
+        table : ComparisonTable
+        """
+        table = ComparisonTable(super().copy(deep=deep))
+        table.task_scores = self.task_scores.copy(deep=deep)
+        return table
 
     def plot(self, ax: Any = None, **kwargs: Any) -> ComparisonDisplay:
         """Draw the mean scores and the paired differences to the first estimator.

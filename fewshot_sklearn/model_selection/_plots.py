@@ -9,37 +9,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..datasets._base import require
+from ..utils._docs import insert_docs
+from ..utils._plotting import DISPLAY_DOCS, check_axes
 
+# Width and height in inches.
+PANEL = (4.8, 3.6)
 _MOST_BINS = 20
 _INTERVAL_WORDS = "mean and 95 % interval"
 
 
-def check_axes(ax: Any, n_rows: int, n_columns: int, *, height: float = 3.6) -> NDArray[Any]:
-    """Return matplotlib axes [n_rows, n_columns]: the given ones, or those of a new figure.
-
-    ``height`` is that of a new row in inches.
-
-    Raises
-    ------
-    ImportError
-        When matplotlib is not installed.
-    ValueError
-        When their number is wrong.
-    """
-    plt = require("matplotlib.pyplot", extra="plot", purpose="drawing")
-    if ax is None:
-        size = (4.8 * n_columns, height * n_rows)
-        return plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, layout="constrained")[1]
-    axes = np.atleast_1d(np.asarray(ax, dtype=object))
-    if axes.size != n_rows * n_columns:
-        raise ValueError(
-            f"ax must be None or hold {n_rows * n_columns} matplotlib axes for this plot, "
-            f"got {axes.size}."
-        )
-    return axes.reshape(n_rows, n_columns)
-
-
+@insert_docs(DISPLAY_DOCS)
 class TaskScoresDisplay:
     """The distribution of one estimator's scores over tasks.
 
@@ -56,10 +35,7 @@ class TaskScoresDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-        What was drawn on.
-    figure_ : matplotlib Figure
-        The figure that it belongs to.
+    %(drawn_on)s
     scores_ : BarContainer or Line2D
         The histogram, or the scores in rising order.
     mean_line_ : Line2D
@@ -85,27 +61,23 @@ class TaskScoresDisplay:
 
         Parameters
         ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a new figure.
+        %(ax)s
         kind : {"hist", "sorted"}, default="hist"
             A histogram, or every task by the rank of its score.
         **kwargs
             Passed to ``Axes.hist`` or ``Axes.plot``.
 
-        Returns
-        -------
-        self : object
+        %(returns_self)s
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         ValueError
             When ``kind`` is unknown.
         """
         if kind not in ("hist", "sorted"):
             raise ValueError(f"kind must be 'hist' or 'sorted', got {kind!r}.")
-        self.ax_ = ax = check_axes(ax, 1, 1)[0, 0]
+        self.ax_ = ax = check_axes(ax, panel=PANEL)[0, 0]
         self.figure_ = ax.figure
         {"hist": self._plot_histogram, "sorted": self._plot_sorted}[kind](ax, kwargs)
         ax.legend()
@@ -146,6 +118,7 @@ def _bins(scores: NDArray[np.float64]) -> Any:
     return values[0] + gap * edges
 
 
+@insert_docs(DISPLAY_DOCS)
 class ComparisonDisplay:
     """Mean scores of several estimators, and their paired differences to the first.
 
@@ -190,20 +163,17 @@ class ComparisonDisplay:
         **kwargs
             Passed to ``Axes.errorbar``.
 
-        Returns
-        -------
-        self : object
+        %(returns_self)s
 
         Raises
         ------
-        ImportError
-            When matplotlib is not installed.
+        %(no_matplotlib)s
         ValueError
             When ``ax`` holds another number of axes.
         """
         n_estimators = len(next(iter(self.tables.values())))
         height = 1.2 + 0.4 * n_estimators
-        self.ax_ = check_axes(ax, len(self.tables), 2, height=height)
+        self.ax_ = check_axes(ax, len(self.tables), 2, panel=(PANEL[0], height))
         self.figure_ = self.ax_[0, 0].figure
         options = {"fmt": "o", "capsize": 3} | kwargs
         self.means_, self.differences_ = [], []

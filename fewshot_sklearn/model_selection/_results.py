@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ..utils._plotting import check_axes
 from ._fast_scores import SCORE
 from ._intervals import MeanInterval, mean_interval
-from ._plots import TaskScoresDisplay, check_axes
+from ._plots import PANEL, TaskScoresDisplay
 
 SIZES = ["n_support", "n_query"]
 
@@ -173,7 +174,7 @@ class MultimetricEvaluationResult(Mapping[str, EvaluationResult]):
         displays : dict of str to TaskScoresDisplay
             By the name of the scorer.
         """
-        axes = check_axes(ax, 1, len(self)).ravel()
+        axes = check_axes(ax, 1, len(self), panel=PANEL).ravel()
         return {
             name: _display(self.frame[name], result).plot(one, kind=kind, **kwargs)
             for (name, result), one in zip(self.items(), axes, strict=True)

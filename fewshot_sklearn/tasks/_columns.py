@@ -13,7 +13,7 @@ def split_columns(df: Any, *, task: Hashable, target: Any, features: Any) -> tup
         The table.
     task : hashable
         The column that names the task.
-    target : hashable or list of hashable
+    target : hashable or iterable of hashable
         The column or columns to predict.
     features : hashable, iterable of hashable or None
         The columns to learn from; None for all that are neither task nor target.
@@ -37,7 +37,7 @@ def split_columns(df: Any, *, task: Hashable, target: Any, features: Any) -> tup
             "GroupedTasks(X, y, groups)."
         )
     columns = list(df.columns)
-    targets = target if isinstance(target, list) else [target]
+    targets = _listed(target, columns)
     if features is None:
         chosen = [column for column in columns if column != task and column not in targets]
     else:
@@ -46,12 +46,12 @@ def split_columns(df: Any, *, task: Hashable, target: Any, features: Any) -> tup
     return df[chosen], df[targets if len(targets) > 1 else targets[0]], df[task]
 
 
-def _listed(features: Any, columns: list[Hashable]) -> list[Hashable]:
+def _listed(chosen: Any, columns: list[Hashable]) -> list[Hashable]:
     """Return columns as a list; a tuple may be the name of one."""
-    one = isinstance(features, str) or not isinstance(features, Iterable)
-    if one or (isinstance(features, tuple) and features in columns):
-        return [features]
-    return list(features)
+    one = isinstance(chosen, str) or not isinstance(chosen, Iterable)
+    if one or (isinstance(chosen, tuple) and chosen in columns):
+        return [chosen]
+    return list(chosen)
 
 
 def _check(

@@ -1,10 +1,15 @@
-"""Docstring text that every estimator shares, written once and inserted."""
+"""Docstring text that several places share, written once and inserted."""
 
 from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+Class = TypeVar("Class", bound=type)
+
+# What every estimator says.
 SHARED = {
     "shared_parameters": """\
 backbone : None, specification, nn.Module or callable, default=None
@@ -78,8 +83,31 @@ calibration_temperature_ : float
 _DEFAULT = re.compile(r"^(?P<name>\w+) : (?P<type>.*), default=.*$", flags=re.MULTILINE)
 
 
+def insert_docs(texts: Mapping[str, str]) -> Callable[[Class], Class]:
+    """Return a decorator that replaces ``%(name)s`` by the text of that name.
+
+    It does so in the docstrings of a class and of the methods that the class defines.
+    """
+
+    def decorate(cls: Class) -> Class:
+        members = [getattr(member, "__func__", member) for member in vars(cls).values()]
+        for documented in (cls, *filter(inspect.isfunction, members)):
+            _insert(documented, texts)
+        return cls
+
+    return decorate
+
+
+def _insert(documented: Any, texts: Mapping[str, str]) -> None:
+    if "%(" in (documented.__doc__ or ""):
+        doc = inspect.cleandoc(documented.__doc__)
+        for name, text in texts.items():
+            doc = doc.replace(f"%({name})s", text)
+        documented.__doc__ = doc
+
+
 def insert_shared_docs(cls: type) -> None:
-    """Replace ``%(name)s`` in a class's docstring by the shared text of that name.
+    """Replace ``%(name)s`` in an estimator's docstring by the shared text of that name.
 
     The defaults that the text states are those of the class.
     """
@@ -91,8 +119,5 @@ def insert_shared_docs(cls: type) -> None:
         shown = f'"{default}"' if isinstance(default, str) else repr(default)
         return f"{match['name']} : {match['type']}, default={shown}"
 
-    doc = inspect.cleandoc(cls.__doc__)
-    for name, text in SHARED.items():
-        if f"%({name})s" in doc:
-            doc = doc.replace(f"%({name})s", _DEFAULT.sub(with_default, text))
-    cls.__doc__ = doc
+    named = [name for name in SHARED if f"%({name})s" in cls.__doc__]
+    _insert(cls, {name: _DEFAULT.sub(with_default, SHARED[name]) for name in named})

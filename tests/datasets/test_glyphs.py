@@ -5,7 +5,8 @@ import unicodedata
 import numpy as np
 import pytest
 
-from fewshot_sklearn.datasets import _base, load_glyphs
+from fewshot_sklearn.datasets import load_glyphs
+from fewshot_sklearn.utils._optional import require
 
 pytest.importorskip("matplotlib", reason="glyphs are drawn with matplotlib (extra `plot`)")
 
@@ -156,4 +157,4 @@ def test_a_wrong_parameter_is_answered_with_a_sentence(parameters, sentence):
 
 def test_a_missing_extra_is_named():
     with pytest.raises(ImportError, match=r"load_glyphs needs nowhere: pip install 'fewshot-skl"):
-        _base.require("nowhere.at_all", extra="plot", purpose="load_glyphs")
+        require("nowhere.at_all", extra="plot", purpose="load_glyphs")

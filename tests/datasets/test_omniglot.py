@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot_sklearn.datasets import _base, _omniglot, fetch_omniglot, rotated_classes
+from fewshot_sklearn.datasets import _omniglot, fetch_omniglot, rotated_classes
 from fewshot_sklearn.tasks import EpisodicTasks
+from fewshot_sklearn.utils import _optional
 
 DATA = os.environ.get("FEWSHOT_SKLEARN_DATA")
 FOLDER = Path(DATA or "nowhere") / "omniglot"
@@ -119,7 +120,7 @@ def test_pooch_is_named_where_it_is_missing(tmp_path, monkeypatch):
     def import_module(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(_base, "import_module", import_module)
+    monkeypatch.setattr(_optional, "import_module", import_module)
     with pytest.raises(ImportError, match=r"needs pooch: pip install 'fewshot-sklearn\[datasets\]"):
         fetch_omniglot(data_home=tmp_path)
 

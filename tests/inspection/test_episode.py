@@ -1,6 +1,5 @@
 """The display of one task."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,12 +13,6 @@ from fewshot_sklearn import EpisodicTasks, Task
 from fewshot_sklearn.datasets import make_sinusoid_tasks
 from fewshot_sklearn.exceptions import TaskError
 from fewshot_sklearn.inspection import EpisodeDisplay
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,14 @@
 
 import importlib
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from fewshot_sklearn import MLP, EpisodicTasks, ProtoNetClassifier, TaskLearner
+from fewshot_sklearn import MLP, ProtoNetClassifier, TaskLearner
 from fewshot_sklearn.inspection import (
     AdaptationCurveDisplay,
     EpisodeDisplay,
@@ -19,18 +17,12 @@ from fewshot_sklearn.inspection import (
     ShotCurveDisplay,
 )
 from fewshot_sklearn.inspection._meta_learning_curve import running_mean
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
+from tests._data import digit_tasks
 
 
 @pytest.fixture(scope="module")
 def tasks():
-    X, y = load_digits(return_X_y=True)
-    return EpisodicTasks(X / 16, y, n_query=2, n_tasks=20, random_state=0)
+    return digit_tasks(n_query=2, n_tasks=20)
 
 
 @pytest.fixture
@@ -106,7 +98,7 @@ def test_a_missing_matplotlib_is_named_with_its_extra(monkeypatch):
             raise ImportError(name)
         return real(name, package)
 
-    monkeypatch.setattr("fewshot_sklearn.datasets._base.import_module", without_matplotlib)
+    monkeypatch.setattr("fewshot_sklearn.utils._optional.import_module", without_matplotlib)
     calls = {
         MetaLearningCurveDisplay: [ProtoNetClassifier()],
         AdaptationCurveDisplay: [ProtoNetClassifier(), []],

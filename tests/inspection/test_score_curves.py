@@ -1,32 +1,24 @@
 """Displays of mean scores: by inner step and by shots."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.datasets import load_digits
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from fewshot_sklearn import MLP, EpisodicTasks, MAMLClassifier, ProtoNetClassifier, evaluate
+from fewshot_sklearn import MLP, MAMLClassifier, ProtoNetClassifier, evaluate
 from fewshot_sklearn.datasets import make_sinusoid_tasks
 from fewshot_sklearn.exceptions import TaskError
 from fewshot_sklearn.inspection import AdaptationCurveDisplay, ShotCurveDisplay
 from fewshot_sklearn.tasks import with_shots
-
-
-@pytest.fixture(autouse=True)
-def close_figures():
-    yield
-    plt.close("all")
+from tests._data import digit_tasks
 
 
 @pytest.fixture(scope="module")
 def tasks():
-    X, y = load_digits(return_X_y=True)
-    return EpisodicTasks(X / 16, y, n_way=3, n_shot=5, n_query=5, n_tasks=12, random_state=0)
+    return digit_tasks(n_way=3, n_shot=5, n_query=5, n_tasks=12)
 
 
 @pytest.fixture(scope="module")

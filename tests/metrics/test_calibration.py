@@ -42,6 +42,10 @@ def test_columns_belong_to_the_classes_that_are_named():
     assert expected_calibration_error(y, p, classes=["a", "b"]) == pytest.approx(0.2)
     with pytest.raises(ValueError, match="2 columns for 1 classes; pass classes"):
         expected_calibration_error(y, p)
+    with pytest.raises(ValueError, match="lack \\['b'\\] of y_true"):
+        expected_calibration_error(y, p, classes=["a", "c"])
+    with pytest.raises(ValueError, match="name a class twice"):
+        expected_calibration_error(y, p, classes=["b", "b"])
 
 
 def test_certain_and_right_is_no_error_and_certain_and_wrong_the_largest():
@@ -55,7 +59,9 @@ def test_certain_and_right_is_no_error_and_certain_and_wrong_the_largest():
     [
         ([0, 1], [[2.0, -1.0], [0.5, 0.5]], 15, "between 0 and 1"),
         ([0, 1], [[0.5, 0.5]], 15, "inconsistent"),
-        ([0, 1], [[0.5, 0.5]] * 2, 0, "n_bins must be at least 1"),
+        ([0, 1], [[0.5, 0.5]] * 2, 0, "n_bins must be an integer of at least 1"),
+        ([0, 1], [[0.5, 0.5]] * 2, 2.5, "n_bins must be an integer"),
+        ([0, 1], [[0.9, 0.9], [0.8, 0.2]], 15, "sum to 1"),
     ],
 )
 def test_what_has_no_error_is_refused(y, p, n_bins, sentence):

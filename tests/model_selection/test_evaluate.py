@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.base import clone
-from sklearn.datasets import make_classification
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestClassifier
@@ -23,37 +22,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fewshot_sklearn import (
-    MLP,
     EpisodicTasks,
     GroupedTasks,
-    MAMLClassifier,
-    MAMLRegressor,
-    MANNClassifier,
     ProtoNetClassifier,
     TaskList,
     evaluate,
 )
 from fewshot_sklearn.exceptions import TaskError
 from fewshot_sklearn.model_selection import EvaluationResult, MultimetricEvaluationResult
-
-SMALL = {"max_iter": 3, "meta_batch_size": 2, "random_state": 0}
-BODY = MLP(hidden_layer_sizes=(8,))
-CLASSIFIERS = [
-    ProtoNetClassifier(backbone=BODY, **SMALL),
-    MAMLClassifier(backbone=BODY, n_inner_steps=2, **SMALL),
-    MANNClassifier(n_hidden=8, n_slots=6, slot_size=4, n_read_heads=1, **SMALL),
-]
-REGRESSOR = MAMLRegressor(backbone=BODY, n_inner_steps=2, **SMALL)
-
-
-def name_of(estimator):
-    return type(estimator).__name__
-
-
-def make_rows(n_classes, n_rows=240):
-    return make_classification(
-        n_rows, n_features=6, n_informative=6, n_redundant=0, n_classes=n_classes, random_state=0
-    )
+from tests._data import BODY, CLASSIFIERS, REGRESSOR, SMALL, make_rows, name_of
 
 
 def episodes(n_tasks=12):

@@ -18,12 +18,6 @@ from fewshot_sklearn.model_selection import (
 plt = pytest.importorskip("matplotlib.pyplot", reason="drawing needs matplotlib (extra `plot`)")
 
 
-@pytest.fixture(autouse=True)
-def closed_figures():
-    yield
-    plt.close("all")
-
-
 def result(scores):
     return EvaluationResult(pd.DataFrame({"n_support": 5, "n_query": 10, "score": scores}))
 

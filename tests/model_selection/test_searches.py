@@ -38,12 +38,6 @@ from fewshot_sklearn import (
 RATE = "estimator__meta_learning_rate"
 
 
-@pytest.fixture(scope="module")
-def tasks():
-    X, y = load_digits(return_X_y=True)
-    return EpisodicTasks(X / 16, y, n_way=3, n_query=5, n_tasks=12, random_state=0)
-
-
 @pytest.fixture
 def learner():
     body = MLP(hidden_layer_sizes=(8,))

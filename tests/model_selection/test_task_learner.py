@@ -16,8 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import get_tags
 
 from fewshot_sklearn import (
-    MLP,
-    EpisodicTasks,
     MAMLClassifier,
     MAMLRegressor,
     ProtoNetClassifier,
@@ -25,20 +23,7 @@ from fewshot_sklearn import (
     evaluate,
 )
 from fewshot_sklearn.datasets import make_sinusoid_tasks
-
-BODY = MLP(hidden_layer_sizes=(8,))
-SMALL = {"backbone": BODY, "max_iter": 4, "meta_batch_size": 2, "random_state": 0}
-
-
-@pytest.fixture(scope="module")
-def tasks():
-    X, y = load_digits(return_X_y=True)
-    return EpisodicTasks(X / 16, y, n_way=3, n_query=5, n_tasks=12, random_state=0)
-
-
-@pytest.fixture(scope="module")
-def fitted(tasks):
-    return ProtoNetClassifier(**SMALL).meta_fit(tasks)
+from tests._data import BODY, SMALL_NET
 
 
 class Counter:
@@ -65,9 +50,9 @@ class Counter:
 @pytest.mark.parametrize(
     "estimator",
     [
-        ProtoNetClassifier(**SMALL),
-        MAMLClassifier(n_inner_steps=1, **SMALL),
-        MAMLRegressor(n_inner_steps=1, **SMALL),
+        ProtoNetClassifier(**SMALL_NET),
+        MAMLClassifier(n_inner_steps=1, **SMALL_NET),
+        MAMLRegressor(n_inner_steps=1, **SMALL_NET),
     ],
     ids=lambda estimator: type(estimator).__name__,
 )
@@ -91,7 +76,7 @@ def test_scoring_is_that_of_evaluate(tasks, fitted, scoring):
 def test_a_meta_fitted_estimator_starts_anew(tasks, fitted):
     learner = TaskLearner(fitted).fit(tasks)
     assert learner.estimator_.n_meta_iter_ == 4
-    expected = ProtoNetClassifier(**SMALL).meta_fit(tasks).predict_tasks(tasks)
+    expected = ProtoNetClassifier(**SMALL_NET).meta_fit(tasks).predict_tasks(tasks)
     np.testing.assert_array_equal(np.stack(learner.predict(tasks)), expected)
 
 
@@ -103,7 +88,7 @@ def test_with_warm_start_it_goes_on_from_what_it_knows(tasks, fitted):
 
 
 def test_validation_tasks_reach_meta_fit(tasks):
-    learner = TaskLearner(ProtoNetClassifier(validation_interval=2, **SMALL))
+    learner = TaskLearner(ProtoNetClassifier(validation_interval=2, **SMALL_NET))
     assert not learner.fit(tasks).estimator_.validation_scores_
     assert learner.fit(tasks, validation_tasks=tasks[:3]).estimator_.validation_scores_
     assert TaskLearner(KNeighborsClassifier(1)).fit(tasks, validation_tasks=tasks[:3])
@@ -139,7 +124,7 @@ def test_predictions_stay_apart_by_task(tasks, fitted):
 
 
 def test_the_learner_learns_new_tasks_through_estimator(tasks):
-    learner = TaskLearner(ProtoNetClassifier(**SMALL)).fit(tasks)
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET)).fit(tasks)
     X_support, y_support, X_query, _ = tasks[0]
     predicted = learner.estimator_.fit(X_support, y_support).predict(X_query)
     np.testing.assert_array_equal(predicted, learner.predict(tasks)[0])
@@ -151,8 +136,8 @@ def test_the_learner_learns_new_tasks_through_estimator(tasks):
 @pytest.mark.parametrize(
     ("estimator", "name", "values"),
     [
-        (ProtoNetClassifier(**SMALL), "temperature", [0.1, 1.0, 10.0]),
-        (MAMLClassifier(n_inner_steps=1, **SMALL), "n_inner_steps", [0, 1, 3]),
+        (ProtoNetClassifier(**SMALL_NET), "temperature", [0.1, 1.0, 10.0]),
+        (MAMLClassifier(n_inner_steps=1, **SMALL_NET), "n_inner_steps", [0, 1, 3]),
     ],
     ids=["temperature", "n_inner_steps"],
 )
@@ -186,7 +171,7 @@ def test_prefit_refuses_changed_meta_parameters_by_name(tasks, fitted):
 
 
 def test_prefit_refuses_an_estimator_that_is_not_meta_fitted(tasks):
-    learner = TaskLearner(ProtoNetClassifier(**SMALL), prefit=True)
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET), prefit=True)
     with pytest.raises(NotFittedError, match="prefit=True needs a meta-fitted estimator"):
         learner.fit(tasks)
 
@@ -212,7 +197,7 @@ def test_a_search_of_rows_over_a_meta_parameter_says_to_wrap(tasks, fitted):
 )
 def test_parameters_are_checked_before_anything_is_learned(tasks, options, message):
     counter = Counter()
-    estimator = ProtoNetClassifier(**SMALL).set_callbacks(counter)
+    estimator = ProtoNetClassifier(**SMALL_NET).set_callbacks(counter)
     with pytest.raises(ValueError, match=message):
         TaskLearner(estimator).set_params(**options).fit(tasks)
     assert counter.n_iterations == 0
@@ -275,7 +260,7 @@ def test_clones_and_pickles_are_the_same(tasks, fitted):
 
 
 def test_nested_parameters_reach_the_backbone(tasks):
-    learner = TaskLearner(ProtoNetClassifier(**SMALL))
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET))
     assert learner.get_params()["estimator__backbone__hidden_layer_sizes"] == (8,)
     learner = clone(learner).set_params(estimator__backbone__hidden_layer_sizes=(5, 3))
     assert learner.fit(tasks).estimator_.backbone.hidden_layer_sizes == (5, 3)

@@ -3,33 +3,17 @@
 import pytest
 from sklearn.base import clone
 from sklearn.callback import ProgressBar, ScoringMonitor
-from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
 from fewshot_sklearn import (
-    MLP,
-    EpisodicTasks,
     ProtoNetClassifier,
     TaskLearner,
     evaluate,
     make_meta_pipeline,
 )
-
-BODY = MLP(hidden_layer_sizes=(8,))
-SMALL = {"backbone": BODY, "max_iter": 4, "meta_batch_size": 2, "random_state": 0}
-
-
-@pytest.fixture(scope="module")
-def tasks():
-    X, y = load_digits(return_X_y=True)
-    return EpisodicTasks(X / 16, y, n_way=3, n_query=5, n_tasks=12, random_state=0)
-
-
-@pytest.fixture(scope="module")
-def fitted(tasks):
-    return ProtoNetClassifier(**SMALL).meta_fit(tasks)
+from tests._data import SMALL_NET
 
 
 class Recorder:
@@ -58,14 +42,14 @@ class Recorder:
 
 def test_a_scoring_monitor_logs_a_score_for_each_meta_iteration(tasks):
     monitor = ScoringMonitor(scoring={"score": TaskLearner.score})
-    learner = TaskLearner(ProtoNetClassifier(**SMALL)).set_callbacks(monitor).fit(tasks)
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET)).set_callbacks(monitor).fit(tasks)
     log = monitor.get_logs()
     assert log.estimator_name == "TaskLearner"
     frame = log.data_as_pandas
     scores = frame.loc[frame["task_name"] == "meta-iteration", "score"].tolist()
     # One step more is another end: the schedule is constant and the draws are the same.
     expected = [
-        evaluate(ProtoNetClassifier(**SMALL | {"max_iter": n}).meta_fit(tasks), tasks).mean
+        evaluate(ProtoNetClassifier(**SMALL_NET | {"max_iter": n}).meta_fit(tasks), tasks).mean
         for n in (1, 2, 3, 4)
     ]
     assert scores == expected
@@ -80,7 +64,7 @@ def test_a_scoring_monitor_on_a_prefit_learner_logs_its_one_score(tasks, fitted)
 
 def test_around_a_pipeline_a_scoring_monitor_logs_the_last_score(tasks):
     monitor = ScoringMonitor(scoring={"score": TaskLearner.score})
-    pipe = make_meta_pipeline(StandardScaler(), ProtoNetClassifier(**SMALL))
+    pipe = make_meta_pipeline(StandardScaler(), ProtoNetClassifier(**SMALL_NET))
     learner = TaskLearner(pipe).set_callbacks(monitor).fit(tasks)
     assert monitor.get_logs().data_as_pandas["score"].tolist() == [learner.score(tasks)]
 
@@ -98,7 +82,7 @@ def test_an_estimator_of_ones_own_needs_no_callbacks(tasks):
 
 def test_a_progress_bar_reaches_the_meta_iterations(tasks, capsys):
     bar = ProgressBar()
-    learner = TaskLearner(ProtoNetClassifier(**SMALL)).set_callbacks(bar).fit(tasks)
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET)).set_callbacks(bar).fit(tasks)
     shown = capsys.readouterr().out
     assert "TaskLearner - meta-fit | ProtoNetClassifier - meta_fit #0" in shown
     assert "meta-iterations" not in shown
@@ -107,7 +91,7 @@ def test_a_progress_bar_reaches_the_meta_iterations(tasks, capsys):
 
 def test_a_progress_bar_of_a_search_reaches_the_meta_iterations(tasks, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
-    learner = TaskLearner(ProtoNetClassifier(**SMALL))
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET))
     search = GridSearchCV(learner, {"estimator__max_iter": [1, 2]}, cv=2, refit=False)
     search.set_callbacks(ProgressBar(max_propagation_depth=None)).fit(tasks)
     shown = capsys.readouterr().out
@@ -117,7 +101,7 @@ def test_a_progress_bar_of_a_search_reaches_the_meta_iterations(tasks, capsys, m
 
 def test_a_monitor_logs_the_fits_of_a_search(tasks):
     monitor = ScoringMonitor(scoring={"score": TaskLearner.score})
-    learner = TaskLearner(ProtoNetClassifier(**SMALL)).set_callbacks(monitor)
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET)).set_callbacks(monitor)
     GridSearchCV(learner, {"estimator__max_iter": [1, 2]}, cv=2, refit=False).fit(tasks)
     log = monitor.get_logs()
     assert log.estimator_name == "GridSearchCV"
@@ -128,7 +112,7 @@ def test_a_monitor_logs_the_fits_of_a_search(tasks):
 
 def test_clones_carry_callbacks(tasks):
     outer, inner = Recorder(), Recorder()
-    learner = clone(TaskLearner(ProtoNetClassifier(**SMALL).set_callbacks(inner)))
+    learner = clone(TaskLearner(ProtoNetClassifier(**SMALL_NET).set_callbacks(inner)))
     learner = clone(learner.set_callbacks(outer)).fit(tasks)
     assert len(inner.iterations("ProtoNetClassifier")) == 4
     assert len(outer.iterations("TaskLearner")) == 4
@@ -137,7 +121,7 @@ def test_clones_carry_callbacks(tasks):
 
 def test_callbacks_get_a_learner_as_of_each_meta_iteration(tasks):
     outer, inner = Recorder(), Recorder()
-    estimator = ProtoNetClassifier(**SMALL).set_callbacks(inner)
+    estimator = ProtoNetClassifier(**SMALL_NET).set_callbacks(inner)
     learner = TaskLearner(estimator).set_callbacks(outer).fit(tasks)
     steps = outer.iterations("TaskLearner")
     assert [step.estimator_.n_meta_iter_ for step in steps] == [1, 2, 3, 4]
@@ -148,11 +132,11 @@ def test_callbacks_get_a_learner_as_of_each_meta_iteration(tasks):
 
 
 def test_a_callback_of_the_learner_may_stop_meta_training(tasks):
-    learner = TaskLearner(ProtoNetClassifier(**SMALL)).set_callbacks(Recorder(stop_at=1))
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET)).set_callbacks(Recorder(stop_at=1))
     assert learner.fit(tasks).estimator_.n_meta_iter_ == 2
 
 
 def test_a_progress_bar_below_the_learner_is_refused_as_scikit_learn_does(tasks):
-    learner = TaskLearner(ProtoNetClassifier(**SMALL).set_callbacks(ProgressBar()))
+    learner = TaskLearner(ProtoNetClassifier(**SMALL_NET).set_callbacks(ProgressBar()))
     with pytest.raises(TypeError, match="Register them directly on the meta-estimator"):
         learner.fit(tasks)

@@ -349,3 +349,11 @@ def test_toxcast_becomes_a_task_for_each_column():
         labels = wide.loc[task.X_query.index, task.name]
         np.testing.assert_array_equal(task.y_query, labels)
         assert len(task.y_query) == wide[task.name].notna().sum() - 20
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Index])
+def test_several_targets_may_come_in_any_container(kind):
+    frame = pd.DataFrame({"s": list("aaabbb"), "x": range(6), "t": range(6), "u": range(6)})
+    tasks = GroupedTasks.from_frame(frame, task="s", target=kind(["t", "u"]), n_support=2)
+    assert tasks[0].y_support.shape == (2, 2)
+    assert list(tasks[0].X_support.columns) == ["x"]
