@@ -13,6 +13,7 @@ from ..tasks._validation import as_task
 from ..utils._docs import insert_docs
 from ..utils._plotting import DISPLAY_DOCS, check_axes, require_matplotlib
 from ._episode_drawing import (
+    dense_rows,
     draw_curve,
     draw_images,
     draw_scatter,
@@ -106,6 +107,16 @@ class EpisodeDisplay:
             raise ValueError(f"kind must be one of {_KINDS}, got {kind!r}.")
         self.task = as_task(task, 0)
         self.y_pred = None if y_pred is None else np.asarray(y_pred)
+        n_query = self.task.X_query.shape[0]
+        if self.y_pred is not None and self.y_pred.shape != (n_query,):
+            raise ValueError(
+                f"y_pred must hold one class for each of the {n_query} query rows, got shape "
+                f"{self.y_pred.shape}."
+            )
+        if image_shape is not None and not isinstance(image_shape, tuple | list):
+            raise ValueError(
+                f"image_shape must be the shape of an image, such as (28, 28), got {image_shape!r}."
+            )
         self.curve, self.name = curve, name
         self.image_shape, self.kind = image_shape, kind
 
@@ -228,7 +239,7 @@ def _is_regression(task: Any) -> bool:
 
 def _predict_curve(fitted: Any, task: Any) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return numbers from the least to the greatest of the task and the predictions for them."""
-    x = np.concatenate([np.asarray(task.X_support), np.asarray(task.X_query)])
+    x = np.concatenate([dense_rows(task.X_support), dense_rows(task.X_query)])
     grid = np.linspace(x.min(), x.max(), _N_GRID)
     rows: Any = grid[:, None]
     if hasattr(task.X_support, "columns"):

@@ -153,7 +153,7 @@ def _scatter_numbers(
 
 def _in_the_plane(task: Any) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, str]]:
     """Return support and query rows as points [n, 2], with what the two numbers are."""
-    support, query = (_dense(X) for X in (task.X_support, task.X_query))
+    support, query = (dense_rows(X) for X in (task.X_support, task.X_query))
     n_features = support.shape[1]
     if n_features <= 2:
         columns = list(getattr(task.X_support, "columns", ["feature 1", "feature 2"]))
@@ -169,7 +169,7 @@ def _numbered(pca: PCA) -> Any:
     return enumerate(pca.explained_variance_ratio_, start=1)
 
 
-def _dense(X: Any) -> NDArray[np.float64]:
+def dense_rows(X: Any) -> NDArray[np.float64]:
     """Return rows as a matrix of numbers."""
     X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
     try:

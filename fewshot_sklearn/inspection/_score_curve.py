@@ -88,6 +88,11 @@ class ScoreCurve:
 
         ``at`` takes a number and returns the estimator and the tasks that are evaluated.
         """
+        if not (scoring is None or isinstance(scoring, str) or callable(scoring)):
+            raise ValueError(
+                "scoring must be None, the name of one scorer or a callable (estimator, X, y), "
+                f"got {scoring!r}; draw a curve for each of several scorers."
+            )
         numbers = list(numbers)
         if not numbers:
             raise ValueError(

@@ -90,8 +90,8 @@ class TaskScoresDisplay:
             "edgecolor": "white",
             "label": f"{len(self.scores)} tasks",
         } | options
-        options = {"bins": _bins(self.scores.dropna().to_numpy())} | options
-        self.scores_ = ax.hist(self.scores.dropna(), **options)[2]
+        finite = self.scores[np.isfinite(self.scores)].to_numpy()
+        self.scores_ = ax.hist(finite, **{"bins": _bins(finite)} | options)[2]
         self.interval_area_ = ax.axvspan(*self.interval, color="C1", alpha=0.3, lw=0)
         self.mean_line_ = ax.axvline(self.mean, color="C1", label=_INTERVAL_WORDS)
         ax.set(xlabel=self.scores.name, ylabel="tasks")

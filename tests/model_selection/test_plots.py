@@ -106,3 +106,10 @@ def test_without_matplotlib_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     with pytest.raises(ImportError, match=r"pip install 'fewshot-sklearn\[plot\]'"):
         comparison().plot()
+
+
+def test_a_score_that_is_infinite_is_left_out_of_the_picture():
+    frame = pd.DataFrame({"n_support": 5, "n_query": 10, "score": [0.5, 0.6, -np.inf]})
+    with pytest.warns(RuntimeWarning, match="invalid value"):
+        display = EvaluationResult(frame).plot()
+    assert sum(patch.get_height() for patch in display.scores_) == 2
