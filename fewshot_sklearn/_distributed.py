@@ -19,11 +19,6 @@ _CPU = torch.device("cpu")
 _FAILED = "another process of the group failed in meta_fit; its error says why. This one stops too."
 
 
-def is_main_process() -> bool:
-    """Say whether this process is the one that logs, calls callbacks and writes files."""
-    return not _in_a_group() or dist.get_rank() == 0
-
-
 def gpu_number() -> int:
     """Return the number of the GPU that this process uses unless it is told another.
 
@@ -35,23 +30,22 @@ def gpu_number() -> int:
     return local_rank if current == 0 and local_rank < torch.cuda.device_count() else current
 
 
-def current_world(device: torch.device, *, alone: bool = False) -> World:
+def current_world(find_device: Callable[[], torch.device]) -> World:
     """Return the processes that the user has connected.
 
     Parameters
     ----------
-    device : torch.device
-        Where the weights are.
-    alone : bool, default=False
-        Whether this process does not take part.
+    find_device : callable
+        Returns where the weights are; it is asked in a group only.
 
     Raises
     ------
     ValueError
         When the group's backend does not reach the device.
     """
-    if alone or not _in_a_group():
+    if not _in_a_group():
         return World()
+    device = find_device()
     backends = str(dist.get_backend_config())
     if f"{device.type}:" not in backends:
         raise ValueError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import validate_data
 
 from . import _meta_fitting as meta_fitting
-from ._distributed import is_main_process
+from ._distributed import current_world
 from ._generators import own_generators
 from ._inference import check_finite, encode_support, predict_tasks
 from ._meta_state import MetaState, TaskSpec, changed_parameters, snapshot_parameters
@@ -92,9 +92,7 @@ class FewShotEstimator(EstimatorProtocols):
         ValueError
             When the checkpoint is damaged or belongs to another configuration or other tasks.
         """
-        self._validate_params()
-        known = self._user_meta() if self.warm_start else None
-        return self._meta_fit(tasks, validation_tasks, known, checkpoint)
+        return self._meta_fit(tasks, validation_tasks, checkpoint, anew=not self.warm_start)
 
     @with_callbacks
     def partial_meta_fit(
@@ -110,24 +108,33 @@ class FewShotEstimator(EstimatorProtocols):
         -------
         self : object
         """
-        self._validate_params()
-        return self._meta_fit(tasks, validation_tasks, self._user_meta(), checkpoint)
+        return self._meta_fit(tasks, validation_tasks, checkpoint, anew=False)
 
-    def _meta_fit(
-        self, tasks: Any, validation_tasks: Any, known: MetaState | None, checkpoint: Any
-    ) -> Self:
-        if known is not None:
-            self._check_unchanged(known, except_for=self._training_parameters)
-        tasks = as_task_set(tasks)
-        if validation_tasks is not None:
-            validation_tasks = as_task_set(validation_tasks)
-        announced = self._callback_task("meta_fit", self.max_iter)
-        with (
-            self._unless_nothing_was_learned(),
-            announced if is_main_process() else nullcontext() as hook,
-        ):
+    def _meta_fit(self, tasks: Any, validation_tasks: Any, checkpoint: Any, *, anew: bool) -> Self:
+        world = current_world(self._torch_device)
+        with ExitStack() as stack:
+            with world.together():
+                self._validate_params()
+                known = None if anew else self._user_meta()
+                if known is not None:
+                    self._check_unchanged(known, except_for=self._training_parameters)
+                tasks = as_task_set(tasks)
+                if validation_tasks is not None:
+                    validation_tasks = as_task_set(validation_tasks)
+                stack.enter_context(self._unless_nothing_was_learned())
+                hook = None
+                if world.is_main:
+                    announced = self._callback_task("meta_fit", self.max_iter)
+                    hook = stack.enter_context(announced)
+                world.exchange(None)
             meta_fitting.meta_fit(
-                self, tasks, validation_tasks, known, make_hook=hook, checkpoint=checkpoint
+                self,
+                tasks,
+                validation_tasks,
+                known,
+                world=world,
+                make_hook=hook,
+                checkpoint=checkpoint,
             )
         return self
 

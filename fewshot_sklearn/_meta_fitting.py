@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ._calibration import fit_temperature
 from ._checkpoint import Checkpoint
 from ._configuration import describe_configuration, describe_network, describe_parameters
-from ._distributed import World, current_world
+from ._distributed import World
 from ._generators import own_generators
 from ._loading import make_loader
 from ._meta_state import MetaState, TaskSpec, snapshot_parameters
@@ -45,6 +45,7 @@ def meta_fit(
     validation_tasks: TaskSet | StreamTasks | None,
     known: MetaState | None,
     *,
+    world: World,
     make_hook: MakeHook | None,
     from_fit: bool = False,
     classes: NDArray[Any] | None = None,
@@ -55,7 +56,6 @@ def meta_fit(
     What was learned before an error or an interruption is published too. ``classes`` are labels
     that can occur beside those of the tasks.
     """
-    world = current_world(estimator._torch_device(), alone=from_fit)
     with world.together():
         file = None
         if checkpoint is not None and world.is_main:
@@ -166,6 +166,7 @@ def fit_from_scratch(
             tasks,
             validation,
             None,
+            world=World(),
             make_hook=make_hook,
             from_fit=True,
             classes=classes,

@@ -6,7 +6,8 @@ import logging
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,27 +110,43 @@ def _iterate(
 ) -> None:
     """Take iterations until one of the reasons to stop."""
     options, decide = run.options, _by_itself
-    watched = any(run.world.exchange(around_iteration is not _no_hook))
-    if watched or options.max_time is not None:
+    # What one process alone does may fail there, which the others then have to hear of.
+    watched = around_iteration is not _no_hook or keep is not None
+    if any(run.world.exchange(watched)) or options.max_time is not None:
         decide = run.world.decide
     while run.n_done < options.max_iter and not run.finished:
         seconds = decide(lambda: run.seconds)
         if options.max_time is not None and run.n_done and seconds >= options.max_time:
             run.finished = True
-            if keep is not None:
-                keep(run)
+            decide(partial(_offer, run, keep))
             break
         for group in run.optimizer.param_groups:
             group["lr"] = options.learning_rate_at(run.n_done, seconds)
-        with around_iteration(run.n_done) as end_iteration:
+        with ExitStack() as stack:
+            ends: list[Callable[[], bool]] = []
+            decide(partial(_begin, stack, around_iteration(run.n_done), ends))
             _step(run, batches)
             if options.validates_at(run.n_done):
                 _report(run, validate)
-            stop = decide(end_iteration)
+            stop = decide(ends[0])
         run.n_done += 1
         run.finished = stop or (run.best is not None and run.best.is_stale(options))
-        if keep is not None:
-            keep(run)
+        decide(partial(_offer, run, keep))
+
+
+def _begin(
+    stack: ExitStack,
+    iteration: AbstractContextManager[Callable[[], bool]],
+    ends: list[Callable[[], bool]],
+) -> None:
+    """Announce an iteration, and note how to announce its end."""
+    ends.append(stack.enter_context(iteration))
+
+
+def _offer(run: TrainingRun, keep: Callable[[TrainingRun], None] | None) -> None:
+    """Hand the run to whoever keeps it."""
+    if keep is not None:
+        keep(run)
 
 
 def _check_weights(run: TrainingRun) -> None:

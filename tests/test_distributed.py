@@ -13,6 +13,7 @@ import sys
 import warnings
 from datetime import timedelta
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def attempt(est, *args, **options):
     """Meta-fit; keep the error with the estimator."""
     try:
         est.meta_fit(*args, **options)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
         est.error = f"{type(error).__name__}: {error}"
     return est
 
@@ -196,6 +197,34 @@ def a_callback_fails(rank, folder):
     return attempt(new().set_callbacks(Callback(OSError("the screen is gone"))), EPISODES)
 
 
+def one_has_a_wrong_parameter(rank, folder):
+    return attempt(new(max_iter=[5, -1][rank]), EPISODES)
+
+
+def one_has_rows_for_tasks(rank, folder):
+    return attempt(new(), [EPISODES, X][rank])
+
+
+class FailsAtTheBeginning(Callback):
+    """A callback that fails before the second meta-iteration."""
+
+    def on_fit_task_begin(self, estimator, context):
+        if context.task_name == "meta-iteration" and context.task_id == 1:
+            raise OSError("the screen is gone")
+
+
+def a_callback_fails_at_the_beginning(rank, folder):
+    return attempt(new().set_callbacks(FailsAtTheBeginning()), EPISODES)
+
+
+def the_disk_is_full(rank, folder):
+    def fail(*args, **options):
+        raise OSError("the disk is full")
+
+    with mock.patch("fewshot_sklearn._checkpoint.write_file", fail):
+        return attempt(new(), EPISODES, checkpoint=folder / "other")
+
+
 def training_is_resumed(rank, folder):
     settings = {"backbone": Noisy(), "max_iter": 8}
     attempt(
@@ -221,6 +250,10 @@ TOGETHER = [
     "one_cannot_read",
     "one_has_bad_rows",
     "a_callback_fails",
+    "one_has_a_wrong_parameter",
+    "one_has_rows_for_tasks",
+    "a_callback_fails_at_the_beginning",
+    "the_disk_is_full",
     "training_is_resumed",
     "only_one_fits",
 ]
@@ -362,6 +395,10 @@ def test_a_loss_that_is_not_finite_in_one_process_ends_all_with_the_last_good_we
         ("one_cannot_read", 1, "OSError: the disk is gone"),
         ("one_has_bad_rows", 1, "TaskError: X must be finite"),
         ("a_callback_fails", 0, "OSError: the screen is gone"),
+        ("one_has_a_wrong_parameter", 1, "'max_iter' parameter of ProtoNetClassifier must be"),
+        ("one_has_rows_for_tasks", 1, "TypeError: tasks must be a sequence of tasks"),
+        ("a_callback_fails_at_the_beginning", 0, "OSError: the screen is gone"),
+        ("the_disk_is_full", 0, "OSError: the disk is full"),
     ],
 )
 def test_an_error_in_one_process_ends_all_and_each_says_why(two, scenario, failing, message):
@@ -401,7 +438,7 @@ def test_a_device_that_the_group_cannot_reach_is_refused(monkeypatch):
     monkeypatch.setattr(distributed, "_in_a_group", lambda: True)
     monkeypatch.setattr(dist, "get_backend_config", lambda: "cuda:nccl")
     with pytest.raises(ValueError, match="tensors of device='cpu', but its backends are 'cuda:nc"):
-        distributed.current_world(torch.device("cpu"))
+        distributed.current_world(lambda: torch.device("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,11 @@ class _AdaptedToTask:
 
     @cached_property
     def _fitted(self) -> Any:
-        return clone(self._estimator).fit(self._task.X_support, self._task.y_support)
+        try:
+            return clone(self._estimator).fit(self._task.X_support, self._task.y_support)
+        except AttributeError as error:
+            # Python would take this attribute for absent, ask __getattr__ and hide the cause.
+            raise ValueError(str(error)) from error
 
     def _answer(self, method: str, X: Any) -> NDArray[Any]:
         if X is self._task.X_query:

@@ -123,6 +123,7 @@ class TaskLearner(CallbackSupportMixin, MetaEstimatorMixin, BaseEstimator):
         """
         self._validate_params()
         tasks = _check_tasks(tasks)
+        _refuse_hidden_learners(self.estimator)
         estimator = clone(self.estimator)
         check_scoring(estimator, self.scoring)
         learns = hasattr(estimator, "meta_fit") and not self.prefit
@@ -219,6 +220,22 @@ class TaskLearner(CallbackSupportMixin, MetaEstimatorMixin, BaseEstimator):
         tags.no_validation = True
         tags.input_tags.two_d_array = False
         return tags
+
+
+def _refuse_hidden_learners(estimator: Any) -> None:
+    """Refuse an estimator that would meta-train within each support set, or score no tasks."""
+    if isinstance(estimator, TaskLearner):
+        raise ValueError("estimator is a TaskLearner already; pass the estimator in it.")
+    if hasattr(estimator, "meta_fit"):
+        return
+    for name, part in estimator.get_params(deep=True).items():
+        if hasattr(part, "meta_fit") and not hasattr(part, "n_meta_iter_"):
+            raise ValueError(
+                f"estimator holds {name}={type(part).__name__}, which would learn each support set "
+                "from scratch and nothing from the tasks; put transformers before it with "
+                "MetaPipeline, and a search around the TaskLearner: "
+                "GridSearchCV(TaskLearner(...), ...)."
+            )
 
 
 def _check_prefit(estimator: Any, tasks: TaskSet) -> None:

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.dummy import DummyRegressor
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import accuracy_score, check_scoring, f1_score, make_scorer
 from sklearn.neighbors import KNeighborsClassifier
@@ -492,3 +493,9 @@ def test_a_meta_parameter_changed_after_meta_fit_is_refused():
 def test_what_cannot_be_evaluated_gets_a_sentence(estimator, tasks, scoring, kind, message):
     with pytest.raises(kind, match=message):
         evaluate(estimator, tasks, scoring=scoring)
+
+
+def test_an_estimator_that_cannot_be_fitted_says_why_and_not_that_it_recursed(tasks):
+    frozen = FrozenEstimator(ProtoNetClassifier(max_iter=2, random_state=0).meta_fit(tasks))
+    with pytest.raises(TaskError, match=r"task 0: .*not fitted"):
+        evaluate(frozen, tasks)

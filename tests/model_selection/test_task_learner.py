@@ -284,3 +284,17 @@ def test_it_shows_what_it_wraps():
     html = learner._repr_html_()
     assert "TaskLearner" in html
     assert "ProtoNetClassifier" in html
+
+
+def test_a_few_shot_learner_that_the_tasks_would_not_reach_is_refused(tasks):
+    protonet = ProtoNetClassifier(max_iter=2)
+    hidden = make_pipeline(StandardScaler(), protonet)
+    with pytest.raises(ValueError, match=r"protonetclassifier=ProtoNetClassifier.*MetaPipeline"):
+        TaskLearner(hidden).fit(tasks)
+    searched = GridSearchCV(protonet, {"temperature": [1.0, 2.0]})
+    with pytest.raises(ValueError, match=r"GridSearchCV\(TaskLearner"):
+        TaskLearner(searched).fit(tasks)
+    with pytest.raises(ValueError, match="is a TaskLearner already"):
+        TaskLearner(TaskLearner(protonet)).fit(tasks)
+    known = make_pipeline(StandardScaler(), ProtoNetClassifier(max_iter=2).meta_fit(tasks))
+    assert 0 <= TaskLearner(known, prefit=True).fit(tasks).score(tasks) <= 1
