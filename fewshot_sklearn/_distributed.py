@@ -56,6 +56,18 @@ def current_world(find_device: Callable[[], torch.device]) -> World:
     return World(dist.get_rank(), dist.get_world_size(), device)
 
 
+def object_world() -> World:
+    """Return the processes that the user has connected, to exchange objects and no tensors.
+
+    Any backend will do: objects go through the CPU, or else through this process's GPU.
+    """
+    if not _in_a_group():
+        return World()
+    on_cpu = "cpu:" in str(dist.get_backend_config())
+    device = _CPU if on_cpu else torch.device("cuda", gpu_number())
+    return World(dist.get_rank(), dist.get_world_size(), device)
+
+
 def _in_a_group() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 

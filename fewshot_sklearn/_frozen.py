@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
-from numbers import Number
+from functools import wraps
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone
 from sklearn.pipeline import Pipeline
+from sklearn.utils.metaestimators import available_if
 
+from ._distributed import World
 from .tasks import as_task_set, map_rows
 from .tasks._transformed import RowPool, pool_rows
 
@@ -49,6 +53,15 @@ class FrozenSteps:
             return tasks
         return map_rows(tasks, self.transform, first_visit=first_visit)
 
+    def from_main(self, world: World) -> FrozenSteps:
+        """Return the steps with the transformers of the main process; the last one is one's own."""
+        if world.size == 1:
+            return self
+        given, last = self.given, self.steps[-1]
+        sent = _pickled((self.steps[:-1], given)) if world.is_main else b""
+        steps, given = pickle.loads(world.from_main(sent))
+        return FrozenSteps((*steps, last), given)
+
     def part(self, where: slice) -> FrozenSteps:
         """Return some of the steps."""
         return FrozenSteps(self.steps[where], self.given)
@@ -80,8 +93,58 @@ def is_skipped(step: Any) -> bool:
     return step is None or (isinstance(step, str) and step == "passthrough")
 
 
+def last_step_has(method: str) -> Callable[[Any], bool]:
+    """Return a check of whether the last step has a method, which says what it must be."""
+
+    def check(pipeline: Any) -> bool:
+        last = pipeline.steps[-1][1]
+        if not hasattr(last, method):
+            raise AttributeError(
+                f"the last step must be a few-shot estimator, with {method}, got {last!r}."
+            )
+        return True
+
+    return check
+
+
+def pipeline_has(method: str) -> Callable[[Any], bool]:
+    """Return a check of whether a pipeline's steps give it a method of scikit-learn's Pipeline."""
+    return lambda pipeline: callable(vars(Pipeline)[method].__get__(pipeline, type(pipeline)))
+
+
+def with_check(method: str) -> Any:
+    """Return a method of scikit-learn's Pipeline that first refuses transformers changed since."""
+    inherited = getattr(Pipeline, method)
+
+    @wraps(inherited)
+    def call(pipeline: Any, *args: Any, **params: Any) -> Any:
+        if pipeline._is_meta_fitted():
+            pipeline._checked_frozen()
+        return inherited(pipeline, *args, **params)
+
+    return available_if(pipeline_has(method))(call)
+
+
+def check_seeded(steps: Sequence[tuple[str, Any]]) -> None:
+    """Refuse transformers that a second call would fit to the same rows with other draws.
+
+    Raises
+    ------
+    ValueError
+        When a ``random_state`` is no int; the message names it.
+    """
+    for step, transformer in steps[:-1]:
+        given = {} if is_skipped(transformer) else transformer.get_params()
+        for name, value in given.items():
+            if name.rpartition("__")[2] == "random_state" and not isinstance(value, Integral):
+                raise ValueError(
+                    "a checkpoint needs transformers that the call that goes on fits alike, but "
+                    f"{step}__{name} is {value!r}; set it to an int."
+                )
+
+
 def fit_transformers(
-    steps: Sequence[tuple[str, Any]], tasks: Any, **options: Any
+    steps: Sequence[tuple[str, Any]], tasks: Any, *, world: World, **options: Any
 ) -> tuple[FrozenSteps, Any]:
     """Fit clones of all steps but the last to the pooled rows of tasks.
 
@@ -90,6 +153,8 @@ def fit_transformers(
     steps : sequence of (str, estimator) tuples
         The last one is taken over as it is.
     tasks : TaskSet, list or iterable of tasks
+    world : World
+        Of several processes the main one fits, and all transform their tasks with its result.
     **options
         ``memory`` and ``verbose`` of scikit-learn's Pipeline.
 
@@ -103,15 +168,18 @@ def fit_transformers(
     name, last = steps[-1]
     new = [(key, step if is_skipped(step) else clone(step)) for key, step in steps[:-1]]
     given = {key: copy_estimator(step) for key, step in new if not is_skipped(step)}
+    frozen = FrozenSteps(tuple(steps), given)
     if not given:
-        return FrozenSteps(tuple(steps), given), tasks
-    pool = pool_rows(tasks)
-    front = Pipeline([*new, (name, "passthrough")], **options)
-    Xt = _fit_transform(front, pool)
-    frozen = FrozenSteps((*front.steps[:-1], (name, last)), given)
-    if pool.rebuild is None:
-        return frozen, frozen.transform_tasks(tasks)
-    return frozen, pool.rebuild(Xt)
+        return frozen, tasks
+    rebuild = None
+    if world.is_main:
+        pool = pool_rows(tasks)
+        front = Pipeline([*new, (name, "passthrough")], **options)
+        Xt = _fit_transform(front, pool)
+        frozen = FrozenSteps((*front.steps[:-1], (name, last)), given)
+        rebuild = pool.rebuild if world.size == 1 else None
+    frozen = frozen.from_main(world)
+    return frozen, frozen.transform_tasks(tasks) if rebuild is None else rebuild(Xt)
 
 
 def _fit_transform(front: Pipeline, pool: RowPool) -> Any:
@@ -124,6 +192,17 @@ def _fit_transform(front: Pipeline, pool: RowPool) -> Any:
         raise ValueError(
             f"{error} The transformers were fitted without labels, because {pool.without_y}; "
             "where that is the cause, take transformers that need none."
+        ) from error
+
+
+def _pickled(transformers: Any) -> bytes:
+    """Return what the other processes get."""
+    try:
+        return pickle.dumps(transformers)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise ValueError(
+            "in several processes the main one sends its transformers to the others, but these "
+            f"cannot be pickled ({error}); define functions and classes at the top of a module."
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import torch
 
@@ -81,7 +82,7 @@ def unpack_pipeline(content: dict[str, Any], decoder: Decoder, last: Any) -> Met
     base: type[MetaPipeline] = import_module(f"{__package__}.pipeline").MetaPipeline
     cls = find_class(content["class"], [base, *all_subclasses(base)])
     data = decoder.decode(content["transformers"])
-    steps = [] if data is None else [tuple(step) for step in _load(data)["steps"]]
+    steps = [] if data is None else _load_steps(data)
     steps.append((content["last"], last))
     pipeline: MetaPipeline = cls(**{**decoder.decode(content["parameters"]), "steps": steps})
     if content["frozen"]:
@@ -108,10 +109,18 @@ def _dump(value: Any) -> torch.Tensor:
     return torch.frombuffer(bytearray(data), dtype=torch.uint8)
 
 
-def _load(tensor: torch.Tensor) -> Any:
+def _load_steps(tensor: torch.Tensor) -> list[tuple[str, Any]]:
     data = tensor.numpy().tobytes()
-    _check_types(data, "which loading would have to trust, and it trusts no file")
-    return _import_skops().loads(data, trusted=list(_HARMLESS))
+    try:
+        _check_types(data, "which loading would have to trust, and it trusts no file")
+        content = _import_skops().loads(data, trusted=list(_HARMLESS))
+    except BadZipFile as error:
+        raise ValueError(f"its transformers are not what save writes ({error}).") from error
+    steps = [(name, step) for name, step in content["steps"]]
+    for name, step in steps:
+        if not (is_skipped(step) or hasattr(step, "transform")):
+            raise ValueError(f"its step {name!r} is no transformer, but {type(step).__name__}.")
+    return steps
 
 
 def _check_types(data: bytes, why: str) -> None:

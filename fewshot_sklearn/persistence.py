@@ -58,7 +58,8 @@ def save(estimator: FewShotEstimator | MetaPipeline, path: str | os.PathLike[str
     ValueError
         When a parameter or a fitted attribute is something that a file without code cannot hold,
         such as a ``random_state`` that is a generator; or when a backbone that is code was
-        exchanged after meta_fit; or when a pipeline was changed after meta_fit.
+        exchanged after meta_fit; or when a pipeline was changed after meta_fit, or is the last
+        step of another one.
     ImportError
         When safetensors, or for a pipeline skops, is not installed.
     OSError
@@ -84,6 +85,10 @@ def save(estimator: FewShotEstimator | MetaPipeline, path: str | os.PathLike[str
     """
     import_safetensors()
     last: Any = estimator[-1] if isinstance(estimator, Pipeline) else estimator
+    if isinstance(last, Pipeline):
+        raise ValueError(
+            "a pipeline inside a pipeline cannot be saved; make one pipeline of the steps of both."
+        )
     meta: MetaState | None = vars(last).get("_meta")
     if meta is None:
         raise NotFittedError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -13,26 +12,20 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.utils.metaestimators import available_if
 
 from . import persistence
-from ._frozen import FrozenSteps, copy_estimator, fit_transformers
+from ._distributed import World, object_world
+from ._frozen import (
+    FrozenSteps,
+    check_seeded,
+    copy_estimator,
+    fit_transformers,
+    is_skipped,
+    last_step_has,
+    pipeline_has,
+    with_check,
+)
 from .utils._sklearn import _clone_parametrized, estimator_html_repr
 
 __all__ = ["MetaPipeline", "make_meta_pipeline"]
-
-
-def _last_step_has(method: str) -> Callable[[Any], bool]:
-    def check(pipeline: Any) -> bool:
-        last = pipeline.steps[-1][1]
-        if not hasattr(last, method):
-            raise AttributeError(
-                f"the last step must be a few-shot estimator, with {method}, got {last!r}."
-            )
-        return True
-
-    return check
-
-
-def _superclass_has(method: str) -> Callable[[Any], bool]:
-    return lambda pipeline: hasattr(super(MetaPipeline, pipeline), method)
 
 
 class MetaPipeline(Pipeline):
@@ -107,7 +100,7 @@ class MetaPipeline(Pipeline):
 
     # ------------------------------------------------------------------ meta-training
 
-    @available_if(_last_step_has("meta_fit"))
+    @available_if(last_step_has("meta_fit"))
     @with_callbacks
     def meta_fit(self, tasks: Any, validation_tasks: Any = None, **params: Any) -> Self:
         """Fit the transformers to the pooled rows of the tasks, and meta-fit the last step.
@@ -134,14 +127,15 @@ class MetaPipeline(Pipeline):
         Raises
         ------
         ValueError
-            When a transformer fails, or needs labels that the pooled rows do not have.
+            When a transformer fails, or needs labels that the pooled rows do not have; or when
+            there is a ``checkpoint`` and a transformer's ``random_state`` is no int.
         TaskError
             When a task cannot be used; the message names it.
         """
-        keep = self._is_meta_fitted() and getattr(self.steps[-1][1], "warm_start", False)
+        keep = self._is_meta_fitted() and bool(getattr(self.steps[-1][1], "warm_start", False))
         return self._learn("meta_fit", tasks, validation_tasks, params, keep=keep)
 
-    @available_if(_last_step_has("partial_meta_fit"))
+    @available_if(last_step_has("partial_meta_fit"))
     @with_callbacks
     def partial_meta_fit(self, tasks: Any, validation_tasks: Any = None, **params: Any) -> Self:
         """Go on meta-training the last step; the transformers stay as they are.
@@ -167,19 +161,21 @@ class MetaPipeline(Pipeline):
                 f"transform_input is for the metadata of fit, and {method} takes none; leave "
                 "transform_input=None."
             )
-        root = self._init_callback_context(task_name=method, max_subtasks=2)
-        root.call_on_fit_task_begin(estimator=self)
-        step = root.subcontext(task_name="fit-transformers")
-        step.call_on_fit_task_begin(estimator=self)
-        if keep:
-            frozen = self._checked_frozen()
-            tasks = frozen.transform_tasks(tasks)
-        else:
-            options = {"memory": self.memory, "verbose": self.verbose}
-            frozen, tasks = fit_transformers(self.steps, tasks, **options)
-        if validation_tasks is not None:
-            validation_tasks = frozen.transform_tasks(validation_tasks, first_visit=True)
-        step.call_on_fit_task_end(estimator=self)
+        world = object_world()
+        with world.together():
+            if params.get("checkpoint") is not None and not keep:
+                check_seeded(self.steps)
+            root = self._init_callback_context(task_name=method, max_subtasks=2)
+            root.call_on_fit_task_begin(estimator=self)
+            step = root.subcontext(task_name="fit-transformers")
+            step.call_on_fit_task_begin(estimator=self)
+            used = [name for name, step in self.steps if not is_skipped(step)]
+            world.check_alike({"transformers": "kept" if keep else "fitted", "steps": used})
+            frozen, tasks = self._transform_tasks(tasks, world, keep=keep)
+            if validation_tasks is not None:
+                validation_tasks = frozen.transform_tasks(validation_tasks, first_visit=True)
+            step.call_on_fit_task_end(estimator=self)
+            world.exchange(None)
         last = self.steps[-1][1]
         before = getattr(last, "meta_loss_curve_", None)
         step = root.subcontext(task_name=f"{method}-final-estimator")
@@ -195,6 +191,14 @@ class MetaPipeline(Pipeline):
         self._freeze(frozen)
         root.call_on_fit_task_end(estimator=self)
         return self
+
+    def _transform_tasks(self, tasks: Any, world: World, *, keep: bool) -> tuple[FrozenSteps, Any]:
+        """Return kept or new transformers, the same in all processes, and what they make."""
+        if not keep:
+            options = {"memory": self.memory, "verbose": self.verbose}
+            return fit_transformers(self.steps, tasks, world=world, **options)
+        frozen = self._checked_frozen().from_main(world)
+        return frozen, frozen.transform_tasks(tasks)
 
     def _freeze(self, frozen: FrozenSteps) -> None:
         """Take over fitted transformers."""
@@ -246,7 +250,7 @@ class MetaPipeline(Pipeline):
         root.call_on_fit_task_end(estimator=self, X=X, y=y)
         return self
 
-    @available_if(_superclass_has("fit_transform"))
+    @available_if(pipeline_has("fit_transform"))
     def fit_transform(self, X: Any, y: Any = None, **params: Any) -> Any:
         """Fit the steps and transform X; transformers that are frozen only transform.
 
@@ -262,7 +266,7 @@ class MetaPipeline(Pipeline):
             return self.fit(X, y, **params).transform(X)
         return super().fit_transform(X, y, **params)
 
-    @available_if(_last_step_has("predict_tasks"))
+    @available_if(last_step_has("predict_tasks"))
     def predict_tasks(self, tasks: Any, *, method: str = "predict") -> list[NDArray[Any]]:
         """Adapt to each task and predict its query set, many tasks at once.
 
@@ -292,6 +296,12 @@ class MetaPipeline(Pipeline):
         )
         return predictions
 
+    predict = with_check("predict")
+    predict_proba = with_check("predict_proba")
+    decision_function = with_check("decision_function")
+    score = with_check("score")
+    transform = with_check("transform")
+
     # ------------------------------------------------------------------ frozen transformers
 
     def _is_meta_fitted(self) -> bool:
@@ -316,7 +326,9 @@ class MetaPipeline(Pipeline):
         new: Self = _clone_parametrized(self)
         if self._frozen is None:
             return new
-        memo = {id(self.steps[-1][1]): new.steps[-1][1]}
+        last = self.steps[-1][1]
+        # The last step of a slice, such as pipe[:-1], is one more transformer that is kept.
+        memo = {id(last): new.steps[-1][1]} if hasattr(last, "meta_fit") else {}
         new.steps = [(name, copy_estimator(step, memo)) for name, step in self.steps]
         kept = [(name, memo.get(id(step), step)) for name, step in self._frozen.steps]
         new._frozen = FrozenSteps(tuple(kept), self._frozen.given)

@@ -19,6 +19,9 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.random_projection import GaussianRandomProjection
 from torch import nn
 
 import fewshot_sklearn
@@ -30,6 +33,7 @@ from fewshot_sklearn import (
     MAMLRegressor,
     MANNClassifier,
     ProtoNetClassifier,
+    make_meta_pipeline,
 )
 from fewshot_sklearn import _distributed as distributed
 from fewshot_sklearn.datasets import make_sinusoid_tasks
@@ -235,6 +239,59 @@ def training_is_resumed(rank, folder):
     return est
 
 
+def learned_behind(transformer, tasks=EPISODES, **params):
+    """Meta-fit a pipeline; keep what it transforms by and predicts with its last step."""
+    pipe = make_meta_pipeline(transformer, new(**params))
+    attempt(pipe, tasks)
+    pipe[-1].error = getattr(pipe, "error", None)
+    if hasattr(pipe[0], "components_"):
+        pipe[-1].components = pipe[0].components_
+        pipe[-1].predictions = pipe.predict_tasks(EPISODES[:5])
+    return pipe[-1]
+
+
+def transformers_are_random(rank, folder):
+    return learned_behind(GaussianRandomProjection(3))
+
+
+def transformers_see_other_rows(rank, folder):
+    return learned_behind(PCA(3, random_state=0), EPISODES[rank * 10 : rank * 10 + 10])
+
+
+class FailsIn(FunctionTransformer):
+    """A transformer that can be used in one of two processes."""
+
+    def __init__(self, rank=0):
+        super().__init__()
+        self.rank = rank
+
+    def transform(self, X):
+        if dist.get_rank() == self.rank:
+            raise ValueError("these rows cannot be transformed")
+        return X
+
+
+def a_transformer_fails_in_the_first(rank, folder):
+    return learned_behind(FailsIn(0))
+
+
+def a_transformer_fails_in_the_second(rank, folder):
+    return learned_behind(FailsIn(1))
+
+
+def a_transformer_cannot_be_sent(rank, folder):
+    return learned_behind(FunctionTransformer(lambda rows: rows))
+
+
+def only_one_has_kept_transformers(rank, folder):
+    pipe = make_meta_pipeline(GaussianRandomProjection(3), new(warm_start=True))
+    if rank == 0:
+        connected, distributed._in_a_group = distributed._in_a_group, lambda: False
+        pipe.meta_fit(EPISODES)
+        distributed._in_a_group = connected
+    return attempt(pipe, EPISODES)
+
+
 def only_one_fits(rank, folder):
     return new().fit(X, Y) if rank == 0 else None
 
@@ -255,9 +312,15 @@ TOGETHER = [
     "a_callback_fails_at_the_beginning",
     "the_disk_is_full",
     "training_is_resumed",
+    "transformers_are_random",
+    "transformers_see_other_rows",
+    "a_transformer_fails_in_the_first",
+    "a_transformer_fails_in_the_second",
+    "a_transformer_cannot_be_sent",
+    "only_one_has_kept_transformers",
     "only_one_fits",
 ]
-EXTRA = ("error", "noise", "n_calls", "uninterrupted")
+EXTRA = ("error", "noise", "n_calls", "uninterrupted", "components", "predictions")
 
 
 def outcome(run, *args, **options):
@@ -407,6 +470,45 @@ def test_an_error_in_one_process_ends_all_and_each_says_why(two, scenario, faili
     assert "RuntimeError: another process of the group failed" in outcomes[1 - failing]["error"]
     if "weights" in outcomes[0]:
         assert_the_same(outcomes)
+
+
+@pytest.mark.parametrize("scenario", ["transformers_are_random", "transformers_see_other_rows"])
+def test_a_pipelines_transformers_are_those_of_the_first_process(two, scenario):
+    outcomes = [process[scenario] for process in two]
+    assert_the_same(outcomes)
+    for name in ("components", "predictions"):
+        assert outcomes[0][name] is not None
+        np.testing.assert_equal(outcomes[1][name], outcomes[0][name])
+
+
+@pytest.mark.parametrize(
+    ("scenario", "failing", "message"),
+    [
+        ("a_transformer_fails_in_the_first", 0, "these rows cannot be transformed"),
+        ("a_transformer_fails_in_the_second", 1, "these rows cannot be transformed"),
+        ("a_transformer_cannot_be_sent", 0, "ValueError: in several processes the main one sends"),
+    ],
+)
+def test_a_transformer_that_fails_in_one_process_ends_all(two, scenario, failing, message):
+    outcomes = [process[scenario] for process in two]
+    assert message in outcomes[failing]["error"]
+    assert "RuntimeError: another process of the group failed" in outcomes[1 - failing]["error"]
+
+
+def test_processes_that_do_not_all_keep_their_transformers_are_refused(two):
+    for process in two:
+        error = process["only_one_has_kept_transformers"]["error"]
+        assert "process 0 has transformers=kept and process 1 transformers=fitted" in error
+
+
+def test_objects_go_through_whatever_connects_the_processes(monkeypatch):
+    monkeypatch.setattr(distributed, "_in_a_group", lambda: True)
+    monkeypatch.setattr(distributed, "gpu_number", lambda: 3)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    for backends, device in [("cuda:nccl", "cuda:3"), ("cpu:gloo,cuda:nccl", "cpu")]:
+        monkeypatch.setattr(dist, "get_backend_config", lambda backends=backends: backends)
+        assert distributed.object_world().device == torch.device(device)
 
 
 def test_a_resumed_training_of_two_processes_is_the_uninterrupted_one(two):

@@ -95,16 +95,25 @@ def _read(folder: Path) -> pd.DataFrame:
     )
     try:
         if path.exists():
-            return pd.read_csv(path, usecols=_COLUMNS, dtype=str, keep_default_na=False)
+            table = pd.read_csv(path, usecols=_COLUMNS, dtype=str, keep_default_na=False)
+            return _checked(table)
         if all(original.exists() for original in originals):
             path = originals[0]
-            return _convert(*(json.loads(original.read_text("utf-8")) for original in originals))
-    except (ValueError, KeyError, TypeError, EOFError, OSError) as error:
+            texts, intents = (json.loads(original.read_text("utf-8")) for original in originals)
+            return _checked(_convert(texts, intents))
+    except (ValueError, KeyError, TypeError, AttributeError, EOFError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); fetch it again.") from error
     raise OSError(
         f"CLINC150 is not in {folder}; download data_full.json and domains.json from {_HOME} into "
         "that folder, or set FEWSHOT_SKLEARN_DATA to a folder whose intents/ has them."
     )
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table, which must have rows."""
+    if table.empty:
+        raise ValueError("it has no texts")
+    return table
 
 
 def _convert(

@@ -1,6 +1,7 @@
 """The same tasks with other features: rows pooled to learn a transformation, and transformed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +122,8 @@ def map_rows(tasks: Any, function: RowFunction, *, first_visit: bool = False) ->
     ValueError
         If the function returns another number of rows.
     TaskError
-        If rows of several tasks have not the same features, or the function fails on a task that
-        is asked for later; the message names it.
+        If rows of several tasks have not the same features, or the function fails on a task; the
+        message names it.
 
     Examples
     --------
@@ -143,7 +144,9 @@ def map_rows(tasks: Any, function: RowFunction, *, first_visit: bool = False) ->
         return StreamTasks(mapped, shared_classes=tasks.shared_classes)
     if isinstance(tasks, TaskList):
         pool = _pool_tasks(list(tasks), tasks.task_ids.tolist(), shared=tasks.shared_classes)
-        return _put_rows(tasks, pool, function(pool.X))
+        with _naming_the_task(tasks, function):
+            X = function(pool.X)
+        return _put_rows(tasks, pool, X)
     return _MappedTasks(tasks, function)
 
 
@@ -175,9 +178,12 @@ def _map_data_set(
     if first_visit:
         measurements = np.concatenate([part for i in range(len(tasks)) for part in tasks.draw(i)])
     rows = np.unique(measurements if tasks.row_of is None else tasks.row_of[measurements])
-    if is_memory_mapped(tasks.X):
-        return tasks.with_rows(map_in_chunks(function, tasks.X, rows), rows)
-    return tasks.with_rows(function(_take_distinct_rows(tasks.X, rows)), rows)
+    with _naming_the_task(tasks, function):
+        if is_memory_mapped(tasks.X):
+            X = map_in_chunks(function, tasks.X, rows)
+        else:
+            X = function(_take_distinct_rows(tasks.X, rows))
+    return tasks.with_rows(X, rows)
 
 
 def _take_distinct_rows(X: Any, rows: NDArray[np.int64]) -> Any:
@@ -274,6 +280,17 @@ def _map_task(task: Task, number: int, function: RowFunction) -> Task:
         return _with_rows([task], function(X))[0]
     except Exception as error:
         raise TaskError(f"{describe(number, task.name)}: {error}") from error
+
+
+@contextmanager
+def _naming_the_task(tasks: TaskSet, function: RowFunction) -> Iterator[None]:
+    """Where a function fails on the rows of all tasks, say which task it fails on by itself."""
+    try:
+        yield
+    except Exception:
+        for number, task in zip(tasks.task_ids.tolist(), tasks, strict=True):
+            _map_task(task, number, function)
+        raise
 
 
 class _MappedTasks(TaskSet):

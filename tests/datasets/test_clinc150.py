@@ -1,5 +1,6 @@
 """CLINC150: reading the table, reading the original files, saying where they belong."""
 
+import gzip
 import json
 import os
 from pathlib import Path
@@ -59,16 +60,28 @@ def test_absent_files_are_asked_for_by_name_and_place(folder):
         fetch_clinc150(data_home=folder.parent)
 
 
-@pytest.mark.parametrize("content", [b"", b"split,text\ntrain,hello\n"])
+@pytest.mark.parametrize(
+    "content", [b"", b"split,text\ntrain,hello\n", b"split,text,intent,domain\n"]
+)
 def test_a_damaged_table_is_named(folder, content):
-    (folder / "clinc150.csv.gz").write_bytes(content)
+    (folder / "clinc150.csv.gz").write_bytes(gzip.compress(content) if content else b"")
     with pytest.raises(ValueError, match=r"clinc150.csv.gz is damaged"):
         fetch_clinc150(data_home=folder.parent)
 
 
-def test_a_damaged_original_is_named(folder):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("domains.json", "[1, 2"),
+        ("domains.json", "[]"),
+        ("data_full.json", "[]"),
+        ("data_full.json", "{}"),
+        ("data_full.json", '{"train": []}'),
+    ],
+)
+def test_a_damaged_original_is_named(folder, name, content):
     write_originals(folder)
-    (folder / "domains.json").write_text("[1, 2")
+    (folder / name).write_text(content)
     with pytest.raises(ValueError, match=r"data_full.json is damaged"):
         fetch_clinc150(data_home=folder.parent)
 
