@@ -24,7 +24,8 @@ _COLUMNS = ["mean", "ci95", "difference", "difference_ci95", "p_value"]
 class ComparisonTable(pd.DataFrame):
     """What :func:`compare` returns: a DataFrame that also has the scores of every task.
 
-    What pandas makes of it, such as a selection or a sorted copy, is a plain DataFrame.
+    What pandas makes of it, such as a selection or a sorted copy, is a plain DataFrame; the module
+    ``copy`` and pickle keep all of it.
 
     Parameters
     ----------
@@ -51,21 +52,14 @@ class ComparisonTable(pd.DataFrame):
     _metadata = ["task_scores"]
     task_scores: pd.DataFrame
 
-    def copy(self, deep: bool = True) -> ComparisonTable:
-        """Return a copy, with the scores of every task.
-
-        Parameters
-        ----------
-        deep : bool, default=True
-            As of a DataFrame.
-
-        Returns
-        -------
-        table : ComparisonTable
-        """
+    def __copy__(self, deep: bool = False) -> ComparisonTable:
+        # pandas uses ``copy`` on its way to tables of other rows, so that stays pandas' own.
         table = ComparisonTable(super().copy(deep=deep))
         table.task_scores = self.task_scores.copy(deep=deep)
         return table
+
+    def __deepcopy__(self, memo: Any = None) -> ComparisonTable:
+        return self.__copy__(deep=True)
 
     def plot(self, ax: Any = None, **kwargs: Any) -> ComparisonDisplay:
         """Draw the mean scores and the paired differences to the first estimator.
