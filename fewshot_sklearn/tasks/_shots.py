@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from fewshot_sklearn.exceptions import TaskError
 from fewshot_sklearn.tasks._base import TaskSet
+from fewshot_sklearn.tasks._derived import DerivedTasks
 from fewshot_sklearn.tasks._labels import encode
 from fewshot_sklearn.tasks._ranges import check_count
 from fewshot_sklearn.tasks._rows import take_rows
@@ -58,24 +59,17 @@ def with_shots(tasks: Any, n_shot: int, *, per_class: bool = True) -> TaskSet:
     tasks = as_task_set(tasks)
     if isinstance(tasks, StreamTasks):
         raise TypeError("with_shots needs a sequence of tasks, got an iterator; list it.")
-    return _FewerShots(tasks, check_count(n_shot, "n_shot", least=1), per_class)
+    n_shot = check_count(n_shot, "n_shot", least=1)
+    return _FewerShots(tasks, _n_shot=n_shot, _per_class=per_class)
 
 
-class _FewerShots(TaskSet):
+class _FewerShots(DerivedTasks):
     """Tasks of another set with the first support rows only."""
 
-    _original: TaskSet
     _n_shot: int
     _per_class: bool
 
-    def __init__(self, tasks: TaskSet, n_shot: int, per_class: bool) -> None:
-        super().__init__(
-            tasks._n_all, names=tasks._names, shared_classes=tasks.shared_classes, random_state=0
-        )
-        self._store(_ids=tasks._ids, _original=tasks, _n_shot=n_shot, _per_class=per_class)
-
-    def _make_task(self, task_id: int, visit: int) -> Task:
-        task = self._original._make_task(task_id, visit)
+    def _change(self, task: Task, task_id: int) -> Task:
         y = np.asarray(task.y_support)
         ranks = _ranks_in_class(y) if self._per_class else np.arange(len(y))
         if ranks.max() + 1 < self._n_shot:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fewshot_sklearn.exceptions import TaskError
 from fewshot_sklearn.tasks._base import TaskSet
+from fewshot_sklearn.tasks._derived import DerivedTasks
 from fewshot_sklearn.tasks._episodic import EpisodicTasks
 from fewshot_sklearn.tasks._indexed import IndexedTaskSet
 from fewshot_sklearn.tasks._labels import as_labels, is_real_valued
@@ -147,7 +148,7 @@ def map_rows(tasks: Any, function: RowFunction, *, first_visit: bool = False) ->
         with _naming_the_task(tasks, function):
             X = function(pool.X)
         return _put_rows(tasks, pool, X)
-    return _MappedTasks(tasks, function)
+    return _MappedTasks(tasks, _function=function)
 
 
 # ---------------------------------------------------------------------- one data set
@@ -293,17 +294,10 @@ def _naming_the_task(tasks: TaskSet, function: RowFunction) -> Iterator[None]:
         raise
 
 
-class _MappedTasks(TaskSet):
+class _MappedTasks(DerivedTasks):
     """Tasks of another set, with a function applied to their rows when they are asked for."""
 
-    _original: TaskSet
     _function: RowFunction
 
-    def __init__(self, tasks: TaskSet, function: RowFunction) -> None:
-        super().__init__(
-            tasks._n_all, names=tasks._names, shared_classes=tasks.shared_classes, random_state=0
-        )
-        self._store(_ids=tasks._ids, _original=tasks, _function=function)
-
-    def _make_task(self, task_id: int, visit: int) -> Task:
-        return _map_task(self._original._make_task(task_id, visit), task_id, self._function)
+    def _change(self, task: Task, task_id: int) -> Task:
+        return _map_task(task, task_id, self._function)
