@@ -25,8 +25,10 @@ def make_loader(
 ) -> TaskLoader:
     """Return a loader that checks features as scikit-learn does."""
     classifier = estimator._estimator_type_is_classifier
+    data_checked = False
     if isinstance(tasks, IndexedTaskSet):
         tasks.check_data(classifier=classifier)
+        data_checked = True
     if reset:
         # scikit-learn compares later features with those of the first rows that it sees.
         first = tasks.X[:2] if isinstance(tasks, IndexedTaskSet) else None
@@ -40,7 +42,7 @@ def make_loader(
         mapped = is_memory_mapped(X)  # then each batch is checked, not the whole
         plain = type(X) is np.ndarray and X.dtype.kind in "fiub" and X.ndim > 1
         known_shape = plain and X.shape[1:] in shape
-        if not (known_shape and (mapped or bool(np.isfinite(X).all()))):
+        if not (known_shape and (mapped or data_checked or bool(np.isfinite(X).all()))):
             X = estimator._check_rows(X, reset=False, ensure_all_finite=not mapped)
         if not shape:
             shape.append(X.shape[1:])
