@@ -19,7 +19,13 @@ from . import _meta_fitting as meta_fitting
 from ._distributed import current_world
 from ._generators import own_generators
 from ._inference import check_finite, encode_support, predict_tasks
-from ._meta_state import MetaState, TaskSpec, changed_parameters, snapshot_parameters
+from ._meta_state import (
+    FEATURE_ATTRIBUTES,
+    MetaState,
+    TaskSpec,
+    changed_parameters,
+    snapshot_parameters,
+)
 from ._parameters import DTYPES, NUMPY_DTYPES, SharedParameters
 from ._protocols import EstimatorProtocols
 from .nn import Learner, build_backbone
@@ -30,7 +36,6 @@ from .utils._tags import FewShotTags
 
 _QUERY_ROWS = 1024
 _OF_A_TASK = ("_adapted", "_fit_parameters", "classes_")
-_OF_FEATURES = ("n_features_in_", "feature_names_in_")
 _ROW_BLOCK = 8
 
 
@@ -148,9 +153,9 @@ class FewShotEstimator(EstimatorProtocols):
             yield
         except BaseException:
             if vars(self).get("_meta") is known:
-                for name in _OF_FEATURES:
+                for name in FEATURE_ATTRIBUTES:
                     self.__dict__.pop(name, None)
-                kept = _OF_A_TASK + _OF_FEATURES
+                kept = _OF_A_TASK + FEATURE_ATTRIBUTES
                 self.__dict__.update({name: before[name] for name in kept if name in before})
             raise
 

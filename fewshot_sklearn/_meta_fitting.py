@@ -19,7 +19,7 @@ from ._configuration import describe_configuration, describe_network, describe_p
 from ._distributed import World
 from ._generators import own_generators
 from ._loading import make_loader
-from ._meta_state import MetaState, TaskSpec, snapshot_parameters
+from ._meta_state import FEATURE_ATTRIBUTES, MetaState, TaskSpec, snapshot_parameters
 from ._training import meta_train
 from ._training_run import TrainingLog, TrainingOptions, TrainingRun
 from ._validation import hold_out, validate, validation_batches
@@ -263,8 +263,8 @@ def _new_state(
 
 
 def _features(estimator: FewShotEstimator) -> dict[str, Any]:
-    names = ("n_features_in_", "feature_names_in_")
-    return {name: getattr(estimator, name) for name in names if hasattr(estimator, name)}
+    known = vars(estimator)
+    return {name: known[name] for name in FEATURE_ATTRIBUTES if name in known}
 
 
 def _options(estimator: FewShotEstimator) -> TrainingOptions:

@@ -16,6 +16,9 @@ from ._training_run import TrainingLog
 from .nn import BackboneSpec, Learner
 from .tasks._targets import ClassTargets, RealTargets
 
+# What scikit-learn's validation leaves on an estimator, and a meta state remembers.
+FEATURE_ATTRIBUTES = ("n_features_in_", "feature_names_in_")
+
 
 @dataclass(frozen=True)
 class TaskSpec:
