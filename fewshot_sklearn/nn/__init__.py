@@ -1,17 +1,23 @@
 """The torch half of the package: learners, backbones and their building blocks."""
 
 from .backbones import MLP, BackboneSpec, Conv4, build_backbone, embedding_size
+from .context import FiLMContext, InputContext
+from .coordinatewise import CoordinatewiseLearner, log_and_sign
 from .covariance import COVARIANCES, Covariance
 from .film import FiLM, embed_modulated, modulated_layers
 from .gaussian_process import GaussianProcess
 from .graph import Adjacency, GraphConvolution
 from .heads import CosineHead, LinearHead
-from .inner_loop import gradient_descent, map_tasks, should_loop
+from .inner_optimizers import InnerOptimizer, adam, minimize, sgd
 from .learner import Learner
 from .memory import LRUMemoryCell
+from .mlp_network import MLPNetwork, task_network
+from .network_learner import NetworkLearner
 from .quadratic_program import simplex_quadratic_program
 from .relation import ConvRelation, DenseRelation
 from .support_rows import SupportRowsLearner
+from .task_map import map_tasks, should_loop
+from .task_network import TaskNetwork
 
 __all__ = [
     "COVARIANCES",
@@ -20,22 +26,33 @@ __all__ = [
     "BackboneSpec",
     "Conv4",
     "ConvRelation",
+    "CoordinatewiseLearner",
     "CosineHead",
     "Covariance",
     "DenseRelation",
     "FiLM",
+    "FiLMContext",
     "GaussianProcess",
     "GraphConvolution",
+    "InnerOptimizer",
+    "InputContext",
     "LRUMemoryCell",
     "Learner",
     "LinearHead",
+    "MLPNetwork",
+    "NetworkLearner",
     "SupportRowsLearner",
+    "TaskNetwork",
+    "adam",
     "build_backbone",
     "embed_modulated",
     "embedding_size",
-    "gradient_descent",
+    "log_and_sign",
     "map_tasks",
+    "minimize",
     "modulated_layers",
+    "sgd",
     "should_loop",
     "simplex_quadratic_program",
+    "task_network",
 ]

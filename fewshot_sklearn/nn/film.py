@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .backbones import RowNorm
-from .inner_loop import map_tasks, should_loop
+from .task_map import map_tasks, should_loop
 
 _NORMS = (
     nn.LayerNorm,

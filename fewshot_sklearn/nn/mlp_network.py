@@ -1,0 +1,443 @@
+r"""Networks of tasks whose backbone is a multilayer perceptron, without autograd in the inner loop.
+
+Steps of gradient descent :math:`\theta_{k+1} = \theta_k - \alpha_k \circ \nabla L(\theta_k)` are
+differentiated backwards: what an outer loss changes with :math:`\theta_{k+1}`, v, becomes
+
+.. math:: v - \nabla^2 L(\theta_k) \, (\alpha_k \circ v)
+
+for :math:`\theta_k` and :math:`-v \circ \nabla L(\theta_k)` for :math:`\alpha_k`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from .learner import Loss, State
+from .task_network import Rates, TaskNetwork
+from .written_out import (
+    ERRORS,
+    Kept,
+    Layer,
+    LinearLayer,
+    LowRankLayer,
+    LowRankQueryLayer,
+    written_out,
+)
+
+
+@dataclass
+class Tape:
+    """One forward and backward pass: the weights, what each layer kept, and its deltas."""
+
+    weights: State
+    kept: list[Kept] = field(default_factory=list)
+    of_loss: Kept = None
+    deltas: list[Tensor] = field(default_factory=list)
+
+
+class Stack:
+    """Layers in a row.
+
+    Parameters
+    ----------
+    layers : list of Layer
+    """
+
+    def __init__(self, layers: Sequence[Layer]) -> None:
+        self.layers = layers
+
+    def names(self) -> list[str]:
+        """Return the names of the weights."""
+        return [name for layer in self.layers for name in layer.names()]
+
+    def forward(self, weights: State, h: Tensor) -> tuple[Tensor, Tape]:
+        """Return the outputs [T, N, C], and the tape with what each layer kept."""
+        tape = Tape(weights)
+        for layer in self.layers:
+            h, kept = layer.forward(weights, h)
+            tape.kept.append(kept)
+        return h, tape
+
+    def backward(self, tape: Tape, delta: Tensor, *, to_rows: bool = False) -> Tensor | None:
+        """Write the deltas of all layers on the tape; return that of the rows, if asked for."""
+        tape.deltas = [delta]
+        for layer, kept in zip(self.layers[:0:-1], tape.kept[:0:-1], strict=True):
+            delta = layer.backward(tape.weights, kept, delta)
+            tape.deltas.append(delta)
+        tape.deltas.reverse()
+        if not to_rows:
+            return None
+        return self.layers[0].backward(tape.weights, tape.kept[0], delta) if self.layers else delta
+
+    def gradients(self, tape: Tape) -> State:
+        """Return the gradients with respect to all weights."""
+        result: State = {}
+        for layer, kept, delta in zip(self.layers, tape.kept, tape.deltas, strict=True):
+            result |= layer.gradients(tape.weights, kept, delta)
+        return result
+
+    def products(
+        self, tape: Tape, v: State, error: Any, *, to_rows: bool = False
+    ) -> tuple[State, Tensor | None]:
+        """Return how the gradients change along v, and, if asked for, the delta of the rows."""
+        r: Tensor | None = None
+        tangents = []
+        for layer, kept in zip(self.layers, tape.kept, strict=True):
+            tangents.append(r)
+            r = layer.tangent(tape.weights, v, kept, r)
+        result: State = {}
+        r_delta = torch.zeros_like(tape.deltas[-1]) if r is None else error.tangent(tape.of_loss, r)
+        for i in reversed(range(len(self.layers))):
+            layer, known = self.layers[i], (tape.kept[i], tangents[i], tape.deltas[i], r_delta)
+            result |= layer.products(tape.weights, v, *known)
+            if i or to_rows:
+                r_delta = layer.tangent_backward(tape.weights, v, *known)
+        return result, r_delta if to_rows else None
+
+
+@dataclass
+class Descent:
+    """Steps of gradient descent on the loss of some rows.
+
+    Attributes
+    ----------
+    stack : Stack
+    rates : Rates
+        Of the names of ``start``.
+    error : SoftmaxError or SquaredError
+    first_order : bool
+    every_step : bool
+        Whether the weights after every step are returned, or those after the last.
+    """
+
+    stack: Stack
+    rates: Rates
+    error: Any
+    first_order: bool = True
+    every_step: bool = False
+
+    def moved(self) -> list[str]:
+        """Return the names of the weights that some step moves."""
+        return list(dict.fromkeys(name for step in self.rates for name in step))
+
+    def rate_tensors(self) -> list[Tensor]:
+        """Return the rates that may be learned."""
+        return [r for step in self.rates for r in step.values() if isinstance(r, Tensor)]
+
+    def run(self, start: State, x: Tensor, *, keep: bool) -> tuple[list[State], list[Tape]]:
+        """Return the weights before the first and after every step, and the tapes of the steps."""
+        steps, tapes = [start], []
+        for step in self.rates:
+            weights = steps[-1]
+            tape = self.linearise(weights, x)
+            gradients = self.stack.gradients(tape)
+            steps.append({**weights, **{n: _move(weights[n], gradients[n], step[n]) for n in step}})
+            if keep:
+                tapes.append(tape)
+        return steps, tapes
+
+    def linearise(self, weights: State, x: Tensor) -> Tape:
+        """Return the tape of a forward and backward pass."""
+        outputs, tape = self.stack.forward(weights, x)
+        delta, tape.of_loss = self.error.delta(outputs)
+        self.stack.backward(tape, delta)
+        return tape
+
+    def pull_back(
+        self, v: State, tapes: list[Tape], later: list[State], *, to_rows: bool
+    ) -> tuple[State, list[Tensor], Tensor | None]:
+        """Return what an outer loss changes with the start, the learned rates and the rows.
+
+        Parameters
+        ----------
+        v : dict of Tensor
+            What it changes with the weights after the last step.
+        tapes : list of Tape
+        later : list of (dict of Tensor)
+            What it changes with the weights before every step, but for the first, by themselves.
+        to_rows : bool
+        """
+        of_rates: list[Tensor] = []
+        of_rows: Tensor | None = None
+        for tape, step, more in reversed(list(zip(tapes, self.rates, later, strict=True))):
+            learned = [n for n, r in step.items() if isinstance(r, Tensor) and r.requires_grad]
+            gradients = self.stack.gradients(tape) if learned else {}
+            of_rates[:0] = [
+                _like(v[n] * gradients[n], r).neg_() if n in learned else torch.zeros_like(r)
+                for n, r in step.items()
+                if isinstance(r, Tensor)
+            ]
+            if not self.first_order:
+                scale, along = _along(v, step)
+                changes, of_delta = self.stack.products(tape, along, self.error, to_rows=to_rows)
+                v = {**v, **{n: _minus(v.get(n), c, scale) for n, c in changes.items()}}
+                if of_delta is not None:
+                    of_rows = _minus(of_rows, of_delta, scale)
+            v = {**v, **{n: v[n] + m if n in v else m for n, m in more.items()}}
+        return v, of_rates, of_rows
+
+
+class _Descend(torch.autograd.Function):
+    """:class:`Descent` as autograd sees it."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: Descent, x: Tensor, names: list[str], *tensors: Tensor) -> Any:
+        with _in_full(x):
+            start = dict(zip(names, tensors[: len(names)], strict=True))
+            steps, ctx.tapes = plan.run(start, x, keep=True)
+        ctx.plan, ctx.names = plan, names
+        ctx.set_materialize_grads(False)
+        kept = steps[1:] if plan.every_step else steps[-1:]
+        # Aliases: the tapes would otherwise own what owns them.
+        return tuple(weights[name].detach() for weights in kept for name in plan.moved())
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        plan, moved = ctx.plan, ctx.plan.moved()
+        by_step = [
+            {n: g for n, g in zip(moved, grads[i : i + len(moved)], strict=True) if g is not None}
+            for i in range(0, len(grads), len(moved))
+        ]
+        later = [{}] * (len(plan.rates) - len(by_step) + 1) + by_step[:-1]
+        some = next(g for g in grads if g is not None)
+        shapes = {n: ctx.tapes[-1].weights[n] for n in moved}
+        v = {n: by_step[-1].get(n, torch.zeros_like(w)) for n, w in shapes.items()}
+        to_rows = ctx.needs_input_grad[1]
+        with _in_full(some):
+            v, of_rates, of_rows = plan.pull_back(v, ctx.tapes, later, to_rows=to_rows)
+        return None, of_rows, None, *(v.get(name) for name in ctx.names), *of_rates
+
+
+class _Run(torch.autograd.Function):
+    """The outputs of a stack as autograd sees them."""
+
+    @staticmethod
+    def forward(ctx: Any, stack: Stack, x: Tensor, names: list[str], *tensors: Tensor) -> Tensor:
+        with _in_full(x):
+            outputs, tape = stack.forward(dict(zip(names, tensors, strict=True)), x)
+        ctx.stack, ctx.names, ctx.tape = stack, names, tape
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> Any:
+        with _in_full(delta):
+            of_rows = ctx.stack.backward(ctx.tape, delta, to_rows=ctx.needs_input_grad[1])
+            gradients = ctx.stack.gradients(ctx.tape)
+        return None, of_rows, None, *(gradients[name] for name in ctx.names)
+
+
+# How many times wider than the support set is long rows must be for the low-rank form to pay.
+_LOW_RANK_GAIN = 4
+
+
+class _Product(torch.autograd.Function):
+    """Rows [N, I] times a weight [O, I] that is learned, but not the rows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        with _in_full(x):
+            return torch.mm(x, weight.T)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, delta: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        with _in_full(delta):
+            return None, torch.mm(delta.T, x)
+
+
+class MLPNetwork(TaskNetwork):
+    """A :class:`TaskNetwork` of layers in a row that computes its derivatives itself.
+
+    The first layer's adapted weight is kept as the shared one plus an update of low rank where
+    that is cheaper, see :class:`~fewshot_sklearn.nn.written_out.LowRankLayer`: a state then has
+    ``update`` [T, S, O] and ``rows`` [T, S, I] in place of that layer's ``weight``.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Linear | None, *, n_features: int, loss: Loss
+    ) -> None:
+        super().__init__(backbone, head, n_features=n_features, loss=loss)
+        self._known: dict[bool, list[Layer] | None] = {}
+
+    def forward(self, weights: State, x: Tensor) -> Tensor:
+        """Run each task's rows through its network: [T, N, *] -> [T, N, C]."""
+        layers = self._layers()
+        if layers is None:
+            return super().forward(weights, x)
+        x = x.flatten(2).to(weights["weight"].dtype)
+        if "update" in weights:
+            first = cast("LinearLayer", layers[0])
+            layers = [LowRankQueryLayer("update", "base", first.bias), *layers[1:]]
+            weights = {**weights, "base": self._base(first, x)}
+            x = _row_products(x, weights["rows"])
+        stack = Stack(layers)
+        names = stack.names()
+        return _Run.apply(stack, x, names, *(weights[name] for name in names))
+
+    def gradient(
+        self, weights: State, x: Tensor, y: Tensor, mask: Tensor | None
+    ) -> tuple[State, Tensor]:
+        """Return the gradient of every task's support loss, and the losses [T]."""
+        layers = self._layers()
+        if layers is None:
+            return super().gradient(weights, x, y, mask)
+        with torch.no_grad(), _in_full(x):
+            stack = Stack(layers)
+            outputs, tape = stack.forward(weights, x.flatten(2))
+            stack.backward(tape, ERRORS[self.loss](y, mask).delta(outputs)[0])
+            losses = self.loss(self.known_outputs(outputs, y, mask), y, mask)
+            return stack.gradients(tape), losses
+
+    def curvature(
+        self, weights: State, x: Tensor, y: Tensor, mask: Tensor | None
+    ) -> Callable[[State], State]:
+        """Return the product with the Hessian of the support losses."""
+        layers = self._layers()
+        if layers is None:
+            return super().curvature(weights, x, y, mask)
+        with torch.no_grad(), _in_full(x):
+            plan = Descent(Stack(layers), [], ERRORS[self.loss](y, mask))
+            tape = plan.linearise(weights, x.flatten(2))
+
+        def product(v: State) -> State:
+            with torch.no_grad(), _in_full(x):
+                return plan.stack.products(tape, v, plan.error)[0]
+
+        return product
+
+    def _walk(
+        self,
+        rates: Rates,
+        x: Tensor,
+        y: Tensor,
+        mask: Tensor | None,
+        start: Mapping[str, Tensor],
+        *,
+        first_order: bool,
+        every_step: bool,
+    ) -> list[State]:
+        layers = self._layers()
+        if layers is None or not rates:
+            return super()._walk(
+                rates, x, y, mask, start, first_order=first_order, every_step=every_step
+            )
+        error = ERRORS[self.loss](y, mask)
+        weights = {**self.start(y), **start}
+        x = x.flatten(2).to(y.dtype)
+        if not _is_low_rank(layers[0], rates, x, start):
+            plan = Descent(Stack(layers), rates, error, first_order, every_step)
+            return _descend(plan, weights, x)
+        first = cast("LinearLayer", layers[0])
+        del weights[first.weight]
+        base = self._base(first, x)
+        weights |= {"base": base, "update": torch.zeros_like(base.detach())}
+        rates = [{"update" if n == first.weight else n: r for n, r in s.items()} for s in rates]
+        layers = [LowRankLayer("update", "base", first.bias), *layers[1:]]
+        plan = Descent(Stack(layers), rates, error, first_order, every_step)
+        steps = _descend(plan, weights, _row_products(x, x))
+        return [{n: w for n, w in own.items() if n != "base"} | {"rows": x} for own in steps]
+
+    def _base(self, first: LinearLayer, x: Tensor) -> Tensor:
+        """Return the rows [T, N, I] times the shared weight of the first layer [T, N, O]."""
+        weight = self.backbone.get_parameter(first.weight.removeprefix("backbone."))
+        return _Product.apply(x.flatten(0, 1), weight).unflatten(0, x.shape[:2])
+
+    def _layers(self) -> list[Layer] | None:
+        """Return the layers, or None where dropout, or a layer of a kind not known, is at work."""
+        mode = self.backbone.training
+        if mode not in self._known:
+            layers = written_out(self.backbone, training=mode)
+            head = LinearLayer("weight", "bias")
+            self._known[mode] = None if layers is None else [*layers, head]
+        return self._known[mode]
+
+
+def _is_low_rank(first: Layer, rates: Rates, x: Tensor, start: Mapping[str, Tensor]) -> bool:
+    """Say whether the update of the first layer's weight is kept as D: where that is cheaper.
+
+    With a rate for each entry, or rows that are differentiated, it cannot.
+    """
+    if not isinstance(first, LinearLayer) or not first.weight.startswith("backbone."):
+        return False
+    of_first = [step.get(first.weight) for step in rates]
+    one_rate = all(
+        r is not None and not (isinstance(r, Tensor) and r.numel() > 1) for r in of_first
+    )
+    n_rows, width = x.shape[1:]
+    possible = one_rate and first.weight not in start and not x.requires_grad
+    return possible and _LOW_RANK_GAIN * n_rows < width
+
+
+def _row_products(a: Tensor, b: Tensor) -> Tensor:
+    """Return the products [T, N, M] of the rows [T, N, I] and [T, M, I] of each task."""
+    with _in_full(a):
+        return torch.bmm(a, b.mT)
+
+
+def _descend(plan: Descent, weights: State, x: Tensor) -> list[State]:
+    """Return the weights after every step, from the one before the first, or after the last."""
+    if not torch.is_grad_enabled():
+        with _in_full(x):
+            steps, _ = plan.run(weights, x, keep=False)
+        return steps if plan.every_step else steps[-1:]
+    names, moved = plan.stack.names(), plan.moved()
+    flat = _Descend.apply(plan, x, names, *(weights[n] for n in names), *plan.rate_tensors())
+    after = [
+        {**weights, **dict(zip(moved, flat[i : i + len(moved)], strict=True))}
+        for i in range(0, len(flat), len(moved))
+    ]
+    return [weights, *after] if plan.every_step else after
+
+
+def _move(weight: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
+    if isinstance(rate, Tensor):
+        return torch.addcmul(weight, gradient, rate, value=-1)
+    return torch.add(weight, gradient, alpha=-rate)
+
+
+def _along(v: State, step: Mapping[str, float | Tensor]) -> tuple[float, State]:
+    """Return a number and weights whose product is v times the rates of a step."""
+    rates = list(step.values())
+    if all(isinstance(r, float) and r == rates[0] for r in rates):
+        return float(rates[0]), {n: v[n] for n in step}
+    return 1.0, {n: v[n] * r for n, r in step.items()}
+
+
+def _minus(a: Tensor | None, b: Tensor, scale: float) -> Tensor:
+    return b * -scale if a is None else torch.add(a, b, alpha=-scale)
+
+
+def _like(per_task: Tensor, rate: Tensor) -> Tensor:
+    """Sum what belongs to each task to the shape of a rate that all share."""
+    return per_task.sum(dim=0).sum_to_size(rate.shape)
+
+
+def _in_full(x: Tensor) -> AbstractContextManager:
+    """Return the context in which products are not rounded by autocast.
+
+    The inner loop subtracts small numbers from weights many times over.
+    """
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
+
+
+def task_network(
+    backbone: nn.Module, head: nn.Linear | None, *, n_features: int, loss: Loss
+) -> TaskNetwork:
+    """Return the fastest :class:`TaskNetwork` for a backbone and a loss; same parameters."""
+    known = loss in ERRORS and written_out(backbone, training=False) is not None
+    network = MLPNetwork if known else TaskNetwork
+    return network(backbone, head, n_features=n_features, loss=loss)

@@ -1,0 +1,435 @@
+r"""Layers of a multilayer perceptron with a weight per task, their derivatives written out.
+
+A layer maps the rows of all tasks, h [T, N, I] to [T, N, O], with weights from a dict. For its
+first derivatives it has ``backward`` (from :math:`\delta`, the derivative of the loss with respect
+to its outputs, to that of its inputs) and ``gradients`` (to that of its weights). For products of
+the Hessian with a direction v it has their derivatives along v, which [1]_ writes as
+:math:`R\{\cdot\}`: ``tangent`` (:math:`R\{h\}`), ``tangent_backward`` (:math:`R\{\delta\}`) and
+``products`` (:math:`R` of the gradients). ``kept`` is what a layer remembers of its forward pass. A
+tangent that is None is zero.
+
+References
+----------
+.. [1] Pearlmutter (1994). "Fast exact multiplication by the Hessian." Neural Computation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .backbones import MLPBackbone, RowNorm
+from .functional import (
+    cross_entropy,
+    mask_absent_classes,
+    masked_labels,
+    present_classes,
+    squared_error,
+)
+from .learner import Loss, State
+
+Kept = Any
+
+
+class LinearLayer:
+    """:math:`h W^T + b`."""
+
+    def __init__(self, weight: str, bias: str | None) -> None:
+        self.weight, self.bias = weight, bias
+
+    def names(self) -> list[str]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    def forward(self, w: State, h: Tensor) -> tuple[Tensor, Kept]:
+        return self._add_bias(w, h, w[self.weight].mT), h
+
+    def backward(self, w: State, kept: Kept, delta: Tensor) -> Tensor:
+        return torch.bmm(delta, w[self.weight])
+
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
+        return self._with_bias(torch.bmm(delta.mT, kept), delta)
+
+    def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
+        parts = []
+        if self.weight in v:
+            parts.append(torch.bmm(kept, v[self.weight].mT))
+        if r is not None:
+            parts.append(torch.bmm(r, w[self.weight].mT))
+        if self.bias in v:
+            parts.append(v[self.bias].unsqueeze(1))
+        return _sum(parts)
+
+    def tangent_backward(
+        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
+    ) -> Tensor:
+        result = torch.bmm(r_delta, w[self.weight])
+        return torch.baddbmm(result, delta, v[self.weight]) if self.weight in v else result
+
+    def products(
+        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
+    ) -> State:
+        of_weight = torch.bmm(r_delta.mT, kept)
+        if r is not None:
+            of_weight = torch.baddbmm(of_weight, delta.mT, r)
+        return self._with_bias(of_weight, r_delta)
+
+    def _add_bias(self, w: State, h: Tensor, matrix: Tensor) -> Tensor:
+        if self.bias is None:
+            return torch.bmm(h, matrix)
+        return torch.baddbmm(w[self.bias].unsqueeze(1), h, matrix)
+
+    def _with_bias(self, of_weight: Tensor, delta: Tensor) -> State:
+        if self.bias is None:
+            return {self.weight: of_weight}
+        return {self.weight: of_weight, self.bias: delta.sum(dim=1)}
+
+
+class LowRankLayer(LinearLayer):
+    r"""The first layer on the support rows X, its weight :math:`W_t = W + D_t^T X_t` kept as D.
+
+    Every gradient with respect to the weight is :math:`\delta^T X`, so that steps of gradient
+    descent are steps of D along :math:`\delta`, and :math:`X W_t^T = X W^T + X X^T D`: the shared
+    weight and the rows meet once, whatever the number of steps. In the dict of weights D [T, S, O]
+    stands under ``update`` and :math:`X W^T` [T, S, O] under ``base``; the layer's input is
+    :math:`X X^T`.
+
+    A direction of D comes from what an outer loss changes with D, which is not what it changes with
+    W: ``tangent`` and ``products`` are the transposes of ``gradients`` and ``forward``.
+    """
+
+    def __init__(self, update: str, base: str, bias: str | None) -> None:
+        super().__init__(update, bias)
+        self.base = base
+
+    def names(self) -> list[str]:
+        return [self.base, *super().names()]
+
+    def forward(self, w: State, h: Tensor) -> tuple[Tensor, Kept]:
+        base = w[self.base]
+        if self.bias is not None:
+            base = base + w[self.bias].unsqueeze(1)
+        return torch.baddbmm(base, h, w[self.weight]), h
+
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
+        return self._with_bias(delta, delta)
+
+    def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
+        parts = [v[self.weight]] if self.weight in v else []
+        if self.bias in v:
+            parts.append(v[self.bias].unsqueeze(1))
+        return _sum(parts)
+
+    def products(
+        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
+    ) -> State:
+        return {self.base: r_delta} | self._with_bias(torch.bmm(kept.mT, r_delta), r_delta)
+
+
+class LowRankQueryLayer(LowRankLayer):
+    r"""The same layer on other rows: its input is their product with the support rows, Z X^T.
+
+    Its ``gradients`` are those of any layer, not the steps of D.
+    """
+
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
+        return {self.base: delta} | self._with_bias(torch.bmm(kept.mT, delta), delta)
+
+
+class Activation:
+    r""":math:`\sigma(h)`, entry by entry.
+
+    Parameters
+    ----------
+    function : callable
+        sigma.
+    slope, bend : callable
+        Its first and second derivative, of the inputs and the outputs. ``bend=None`` is zero.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor], Tensor],
+        slope: Callable[[Tensor, Tensor], Tensor],
+        bend: Callable[[Tensor, Tensor], Tensor] | None,
+    ) -> None:
+        self.function, self.slope, self.bend = function, slope, bend
+
+    def names(self) -> list[str]:
+        return []
+
+    def forward(self, w: State, h: Tensor) -> tuple[Tensor, Kept]:
+        out = self.function(h)
+        return out, (h, out)
+
+    def backward(self, w: State, kept: Kept, delta: Tensor) -> Tensor:
+        return delta * self.slope(*kept)
+
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
+        return {}
+
+    def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
+        return None if r is None else r * self.slope(*kept)
+
+    def tangent_backward(
+        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
+    ) -> Tensor:
+        result = r_delta * self.slope(*kept)
+        if self.bend is None or r is None:
+            return result
+        return torch.addcmul(result, delta * r, self.bend(*kept))
+
+    def products(
+        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
+    ) -> State:
+        return {}
+
+
+class NormLayer:
+    r""":math:`\gamma \hat h + \beta`, with :math:`\hat h` a row over its deviation or its size.
+
+    :math:`\langle \cdot \rangle` is the mean over a row, :math:`m = \langle h \rangle` (layer norm)
+    or 0 (RMS norm), :math:`s^2 = \langle (h - m)^2 \rangle + \epsilon`, and
+
+    .. math:: \hat h = (h - m) / s, \qquad R\{\hat h\} = J R\{h\}, \qquad
+        J u = (u - [\langle u \rangle] - \hat h \langle \hat h u \rangle) / s ,
+
+    where the term in brackets belongs to layer norm. J is symmetric, so it is the backward pass
+    too.
+    """
+
+    def __init__(self, weight: str, bias: str | None, *, centred: bool, eps: float | None) -> None:
+        self.weight, self.bias, self.centred, self.eps = weight, bias, centred, eps
+
+    def names(self) -> list[str]:
+        return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    def forward(self, w: State, h: Tensor) -> tuple[Tensor, Kept]:
+        if self.centred:
+            h = h - h.mean(dim=-1, keepdim=True)
+        eps = torch.finfo(h.dtype).eps if self.eps is None else self.eps
+        inverse = (_row_mean(h, h) + eps).rsqrt()
+        normal = h * inverse
+        scale = w[self.weight].unsqueeze(1)
+        if self.bias is None:
+            return normal * scale, (normal, inverse)
+        return torch.addcmul(w[self.bias].unsqueeze(1), normal, scale), (normal, inverse)
+
+    def backward(self, w: State, kept: Kept, delta: Tensor) -> Tensor:
+        return self._jacobian(kept, delta * w[self.weight].unsqueeze(1))
+
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
+        return self._with_bias((delta * kept[0]).sum(dim=1), delta)
+
+    def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
+        parts = []
+        if r is not None:
+            parts.append(self._jacobian(kept, r) * w[self.weight].unsqueeze(1))
+        if self.weight in v:
+            parts.append(kept[0] * v[self.weight].unsqueeze(1))
+        if self.bias in v:
+            parts.append(v[self.bias].unsqueeze(1))
+        return _sum(parts)
+
+    def tangent_backward(
+        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
+    ) -> Tensor:
+        normal, inverse = kept
+        u = delta * w[self.weight].unsqueeze(1)
+        r_u = r_delta * w[self.weight].unsqueeze(1)
+        if self.weight in v:
+            r_u = torch.addcmul(r_u, delta, v[self.weight].unsqueeze(1))
+        result = self._jacobian(kept, r_u)
+        if r is None:
+            return result
+        r_normal = self._jacobian(kept, r)
+        change = r_normal * _row_mean(normal, u) + normal * _row_mean(r_normal, u)
+        change = change + self._jacobian(kept, u) * _row_mean(normal, r)
+        return torch.addcmul(result, change, inverse, value=-1)
+
+    def products(
+        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
+    ) -> State:
+        of_weight = r_delta * kept[0]
+        if r is not None:
+            of_weight = torch.addcmul(of_weight, delta, self._jacobian(kept, r))
+        return self._with_bias(of_weight.sum(dim=1), r_delta)
+
+    def _jacobian(self, kept: Kept, u: Tensor) -> Tensor:
+        normal, inverse = kept
+        if self.centred:
+            u = u - u.mean(dim=-1, keepdim=True)
+        return torch.addcmul(u, normal, _row_mean(normal, u), value=-1) * inverse
+
+    def _with_bias(self, of_weight: Tensor, delta: Tensor) -> State:
+        if self.bias is None:
+            return {self.weight: of_weight}
+        return {self.weight: of_weight, self.bias: delta.sum(dim=1)}
+
+
+Layer = LinearLayer | Activation | NormLayer
+
+
+class SoftmaxError:
+    """The derivatives of every task's mean cross-entropy, over the classes of its rows.
+
+    Parameters
+    ----------
+    y : Tensor of shape (T, N, C)
+    mask : bool Tensor of shape (T, N) or None
+    """
+
+    def __init__(self, y: Tensor, mask: Tensor | None) -> None:
+        y = masked_labels(y, mask)
+        present = present_classes(y, None)
+        self._present = None if bool(present.all()) else present
+        share = 1.0 / _n_rows(y, mask)
+        self._weight = y.sum(dim=-1, keepdim=True) * share
+        self._target = y * share
+
+    def delta(self, outputs: Tensor) -> tuple[Tensor, Kept]:
+        """Return what the loss changes with the outputs [T, N, C]."""
+        p = torch.softmax(mask_absent_classes(outputs, self._present), dim=-1)
+        return torch.addcmul(-self._target, p, self._weight), p
+
+    def tangent(self, kept: Kept, r: Tensor) -> Tensor:
+        """Return how ``delta`` changes as the outputs change by r."""
+        change = kept * r
+        change = torch.addcmul(change, kept, change.sum(dim=-1, keepdim=True), value=-1)
+        return change * self._weight
+
+
+class SquaredError:
+    """The derivatives of every task's mean squared error; parameters as :class:`SoftmaxError`."""
+
+    def __init__(self, y: Tensor, mask: Tensor | None) -> None:
+        self._y = y
+        self._weight: Any = 2.0 / (_n_rows(y, mask) * y.shape[2])
+        if mask is not None:
+            self._weight = self._weight * mask.unsqueeze(-1)
+
+    def delta(self, outputs: Tensor) -> tuple[Tensor, Kept]:
+        """Return what the loss changes with the outputs [T, N, C]."""
+        return (outputs - self._y) * self._weight, None
+
+    def tangent(self, kept: Kept, r: Tensor) -> Tensor:
+        """Return how ``delta`` changes as the outputs change by r."""
+        return r * self._weight
+
+
+ERRORS: dict[Loss, type[SoftmaxError] | type[SquaredError]] = {
+    cross_entropy: SoftmaxError,
+    squared_error: SquaredError,
+}
+
+
+def _n_rows(y: Tensor, mask: Tensor | None) -> Any:
+    """Return how many rows each task has, as what divides y [T, N, C]."""
+    if mask is None:
+        return y.shape[1]
+    return mask.sum(dim=1).clamp_min(1).to(y.dtype).view(-1, 1, 1)
+
+
+def _row_mean(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).mean(dim=-1, keepdim=True)
+
+
+def _sum(parts: list[Tensor]) -> Tensor | None:
+    if not parts:
+        return None
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
+
+
+def _normal_density(h: Tensor) -> Tensor:
+    return torch.exp(-0.5 * h.square()) * 0.3989422804014327
+
+
+def _gelu_slope(h: Tensor, out: Tensor) -> Tensor:
+    return torch.special.ndtr(h) + h * _normal_density(h)
+
+
+def _silu_slope(h: Tensor, out: Tensor) -> Tensor:
+    s = torch.sigmoid(h)
+    return s + out * (1 - s)
+
+
+def _silu_bend(h: Tensor, out: Tensor) -> Tensor:
+    s = torch.sigmoid(h)
+    return s * (1 - s) * (2 + h * (1 - 2 * s))
+
+
+def _gelu_bend(h: Tensor, out: Tensor) -> Tensor:
+    return _normal_density(h) * (2 - h * h)
+
+
+def _relu_slope(h: Tensor, out: Tensor) -> Tensor:
+    return out.sign()
+
+
+def _tanh_slope(h: Tensor, out: Tensor) -> Tensor:
+    return 1 - out * out
+
+
+def _tanh_bend(h: Tensor, out: Tensor) -> Tensor:
+    return -2 * out * (1 - out * out)
+
+
+_ACTIVATIONS: dict[type[nn.Module], Activation] = {
+    nn.ReLU: Activation(torch.relu, _relu_slope, None),
+    nn.Tanh: Activation(torch.tanh, _tanh_slope, _tanh_bend),
+    nn.GELU: Activation(F.gelu, _gelu_slope, _gelu_bend),
+    nn.SiLU: Activation(F.silu, _silu_slope, _silu_bend),
+}
+
+
+def written_out(backbone: nn.Module, *, training: bool) -> list[Layer] | None:
+    """Return the layers of a backbone, or None where one of them is not written out here.
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        With layers in a row, alone, in an ``nn.Sequential`` or as built by
+        :class:`~fewshot_sklearn.MLP`.
+    training : bool
+        Whether dropout is at work.
+    """
+    layers: list[Layer] = []
+    for name, module in _in_a_row("backbone", backbone):
+        layer = [] if type(module) is nn.Dropout and not training else _layer(name, module)
+        if layer is None or module._forward_hooks or module._forward_pre_hooks:
+            return None
+        layers.extend(layer)
+    return layers
+
+
+def _in_a_row(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
+    if type(module) is MLPBackbone:
+        return _in_a_row(f"{name}.layers", module.layers)
+    if type(module) is nn.Sequential:
+        return [
+            inner
+            for k, child in module.named_children()
+            for inner in _in_a_row(f"{name}.{k}", child)
+        ]
+    return [(name, module)]
+
+
+def _layer(name: str, module: nn.Module) -> list[Layer] | None:
+    """Return the layer of a module, none for one that passes rows on, or None if unknown."""
+    kind = type(module)
+    if kind in _ACTIVATIONS and getattr(module, "approximate", "none") == "none":
+        return [_ACTIVATIONS[kind]]
+    bias = f"{name}.bias" if getattr(module, "bias", None) is not None else None
+    if kind is nn.Linear:
+        return [LinearLayer(f"{name}.weight", bias)]
+    if kind is RowNorm:
+        return [NormLayer(f"{name}.weight", bias, centred=True, eps=1e-5)]
+    if kind is nn.RMSNorm and module.weight is not None and len(module.normalized_shape) == 1:
+        return [NormLayer(f"{name}.weight", None, centred=False, eps=module.eps)]
+    return [] if kind in (nn.Identity, nn.Flatten) else None
