@@ -11,7 +11,6 @@ for :math:`\theta_k` and :math:`-v \circ \nabla L(\theta_k)` for :math:`\alpha_k
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,14 +19,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .learner import Loss, State
+from .row_product import row_product, without_autocast
 from .task_network import Rates, TaskNetwork
 from .written_out import (
     ERRORS,
+    Gradients,
     Kept,
     Layer,
     LinearLayer,
     LowRankLayer,
     LowRankQueryLayer,
+    RowSum,
     written_out,
 )
 
@@ -76,23 +78,23 @@ class Stack:
             return None
         return self.layers[0].backward(tape.weights, tape.kept[0], delta) if self.layers else delta
 
-    def gradients(self, tape: Tape) -> State:
+    def gradients(self, tape: Tape) -> Gradients:
         """Return the gradients with respect to all weights."""
-        result: State = {}
+        result: Gradients = {}
         for layer, kept, delta in zip(self.layers, tape.kept, tape.deltas, strict=True):
             result |= layer.gradients(tape.weights, kept, delta)
         return result
 
     def products(
         self, tape: Tape, v: State, error: Any, *, to_rows: bool = False
-    ) -> tuple[State, Tensor | None]:
+    ) -> tuple[Gradients, Tensor | None]:
         """Return how the gradients change along v, and, if asked for, the delta of the rows."""
         r: Tensor | None = None
         tangents = []
         for layer, kept in zip(self.layers, tape.kept, strict=True):
             tangents.append(r)
             r = layer.tangent(tape.weights, v, kept, r)
-        result: State = {}
+        result: Gradients = {}
         r_delta = torch.zeros_like(tape.deltas[-1]) if r is None else error.tangent(tape.of_loss, r)
         for i in reversed(range(len(self.layers))):
             layer, known = self.layers[i], (tape.kept[i], tangents[i], tape.deltas[i], r_delta)
@@ -138,7 +140,9 @@ class Descent:
             weights = steps[-1]
             tape = self.linearise(weights, x)
             gradients = self.stack.gradients(tape)
-            steps.append({**weights, **{n: _move(weights[n], gradients[n], step[n]) for n in step}})
+            steps.append(
+                {**weights, **{n: _minus(weights[n], gradients[n], step[n]) for n in step}}
+            )
             if keep:
                 tapes.append(tape)
         return steps, tapes
@@ -168,7 +172,7 @@ class Descent:
         of_rows: Tensor | None = None
         for tape, step, more in reversed(list(zip(tapes, self.rates, later, strict=True))):
             learned = [n for n, r in step.items() if isinstance(r, Tensor) and r.requires_grad]
-            gradients = self.stack.gradients(tape) if learned else {}
+            gradients = _dense(self.stack.gradients(tape), learned)
             of_rates[:0] = [
                 _like(v[n] * gradients[n], r).neg_() if n in learned else torch.zeros_like(r)
                 for n, r in step.items()
@@ -189,7 +193,7 @@ class _Descend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, plan: Descent, x: Tensor, names: list[str], *tensors: Tensor) -> Any:
-        with _in_full(x):
+        with without_autocast(x):
             start = dict(zip(names, tensors[: len(names)], strict=True))
             steps, ctx.tapes = plan.run(start, x, keep=True)
         ctx.plan, ctx.names = plan, names
@@ -206,12 +210,12 @@ class _Descend(torch.autograd.Function):
             {n: g for n, g in zip(moved, grads[i : i + len(moved)], strict=True) if g is not None}
             for i in range(0, len(grads), len(moved))
         ]
-        later = [{}] * (len(plan.rates) - len(by_step) + 1) + by_step[:-1]
+        later: list[State] = [{}] * (len(plan.rates) - len(by_step) + 1) + by_step[:-1]
         some = next(g for g in grads if g is not None)
         shapes = {n: ctx.tapes[-1].weights[n] for n in moved}
         v = {n: by_step[-1].get(n, torch.zeros_like(w)) for n, w in shapes.items()}
         to_rows = ctx.needs_input_grad[1]
-        with _in_full(some):
+        with without_autocast(some):
             v, of_rates, of_rows = plan.pull_back(v, ctx.tapes, later, to_rows=to_rows)
         return None, of_rows, None, *(v.get(name) for name in ctx.names), *of_rates
 
@@ -221,7 +225,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, stack: Stack, x: Tensor, names: list[str], *tensors: Tensor) -> Tensor:
-        with _in_full(x):
+        with without_autocast(x):
             outputs, tape = stack.forward(dict(zip(names, tensors, strict=True)), x)
         ctx.stack, ctx.names, ctx.tape = stack, names, tape
         return outputs
@@ -229,10 +233,14 @@ class _Run(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
-        with _in_full(delta):
+        with without_autocast(delta):
             of_rows = ctx.stack.backward(ctx.tape, delta, to_rows=ctx.needs_input_grad[1])
-            gradients = ctx.stack.gradients(ctx.tape)
+            gradients = _dense(ctx.stack.gradients(ctx.tape), ctx.names)
         return None, of_rows, None, *(gradients[name] for name in ctx.names)
+
+
+# How many times wider than the support set is long rows must be for the low-rank form to pay.
+_LOW_RANK_GAIN = 4
 
 
 # How many times wider than the support set is long rows must be for the low-rank form to pay.
@@ -245,14 +253,14 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        with _in_full(x):
+        with without_autocast(x):
             return torch.mm(x, weight.T)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, delta: Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        with _in_full(delta):
+        with without_autocast(delta):
             return None, torch.mm(delta.T, x)
 
 
@@ -292,12 +300,12 @@ class MLPNetwork(TaskNetwork):
         layers = self._layers()
         if layers is None:
             return super().gradient(weights, x, y, mask)
-        with torch.no_grad(), _in_full(x):
+        with torch.no_grad(), without_autocast(x):
             stack = Stack(layers)
             outputs, tape = stack.forward(weights, x.flatten(2))
             stack.backward(tape, ERRORS[self.loss](y, mask).delta(outputs)[0])
             losses = self.loss(self.known_outputs(outputs, y, mask), y, mask)
-            return stack.gradients(tape), losses
+            return _dense(stack.gradients(tape), stack.names()), losses
 
     def curvature(
         self, weights: State, x: Tensor, y: Tensor, mask: Tensor | None
@@ -306,15 +314,26 @@ class MLPNetwork(TaskNetwork):
         layers = self._layers()
         if layers is None:
             return super().curvature(weights, x, y, mask)
-        with torch.no_grad(), _in_full(x):
+        with torch.no_grad(), without_autocast(x):
             plan = Descent(Stack(layers), [], ERRORS[self.loss](y, mask))
             tape = plan.linearise(weights, x.flatten(2))
 
         def product(v: State) -> State:
-            with torch.no_grad(), _in_full(x):
-                return plan.stack.products(tape, v, plan.error)[0]
+            with torch.no_grad(), without_autocast(x):
+                changes, _ = plan.stack.products(tape, v, plan.error)
+                return _dense(changes, plan.stack.names())
 
         return product
+
+    def mean_weights(self, state: State) -> dict[str, Tensor]:
+        """Return the mean over the tasks of the weights; as in the base class."""
+        if "update" not in state:
+            return super().mean_weights(state)
+        first = cast("LinearLayer", (self._layers() or [])[0])
+        state = dict(state)
+        rows, update = state.pop("rows"), state.pop("update")
+        moved = torch.mm(update.flatten(0, 1).T, rows.flatten(0, 1)) / len(rows)
+        return super().mean_weights(state) | {first.weight: self._shared_weight(first) + moved}
 
     def _walk(
         self,
@@ -350,8 +369,10 @@ class MLPNetwork(TaskNetwork):
 
     def _base(self, first: LinearLayer, x: Tensor) -> Tensor:
         """Return the rows [T, N, I] times the shared weight of the first layer [T, N, O]."""
-        weight = self.backbone.get_parameter(first.weight.removeprefix("backbone."))
-        return _Product.apply(x.flatten(0, 1), weight).unflatten(0, x.shape[:2])
+        return row_product(x.flatten(0, 1), self._shared_weight(first)).unflatten(0, x.shape[:2])
+
+    def _shared_weight(self, first: LinearLayer) -> Tensor:
+        return self.backbone.get_parameter(first.weight.removeprefix("backbone."))
 
     def _layers(self) -> list[Layer] | None:
         """Return the layers, or None where dropout, or a layer of a kind not known, is at work."""
@@ -381,14 +402,14 @@ def _is_low_rank(first: Layer, rates: Rates, x: Tensor, start: Mapping[str, Tens
 
 def _row_products(a: Tensor, b: Tensor) -> Tensor:
     """Return the products [T, N, M] of the rows [T, N, I] and [T, M, I] of each task."""
-    with _in_full(a):
+    with without_autocast(a):
         return torch.bmm(a, b.mT)
 
 
 def _descend(plan: Descent, weights: State, x: Tensor) -> list[State]:
     """Return the weights after every step, from the one before the first, or after the last."""
     if not torch.is_grad_enabled():
-        with _in_full(x):
+        with without_autocast(x):
             steps, _ = plan.run(weights, x, keep=False)
         return steps if plan.every_step else steps[-1:]
     names, moved = plan.stack.names(), plan.moved()
@@ -400,10 +421,23 @@ def _descend(plan: Descent, weights: State, x: Tensor) -> list[State]:
     return [weights, *after] if plan.every_step else after
 
 
-def _move(weight: Tensor, gradient: Tensor, rate: float | Tensor) -> Tensor:
-    if isinstance(rate, Tensor):
-        return torch.addcmul(weight, gradient, rate, value=-1)
-    return torch.add(weight, gradient, alpha=-rate)
+def _minus(a: Tensor | None, b: Tensor | RowSum, scale: float | Tensor) -> Tensor:
+    """Return a - scale * b; a is zero if None."""
+    if isinstance(b, RowSum):
+        if a is not None and not isinstance(scale, Tensor):
+            return b.taken_from(a, scale)
+        b = b.dense()
+    if a is None:
+        return b * -scale
+    if isinstance(scale, Tensor):
+        return torch.addcmul(a, b, scale, value=-1)
+    return torch.add(a, b, alpha=-scale)
+
+
+def _dense(gradients: Gradients, names: list[str]) -> State:
+    """Return the named ones as tensors."""
+    chosen = [(name, gradients[name]) for name in names]
+    return {name: g.dense() if isinstance(g, RowSum) else g for name, g in chosen}
 
 
 def _along(v: State, step: Mapping[str, float | Tensor]) -> tuple[float, State]:
@@ -414,24 +448,9 @@ def _along(v: State, step: Mapping[str, float | Tensor]) -> tuple[float, State]:
     return 1.0, {n: v[n] * r for n, r in step.items()}
 
 
-def _minus(a: Tensor | None, b: Tensor, scale: float) -> Tensor:
-    return b * -scale if a is None else torch.add(a, b, alpha=-scale)
-
-
 def _like(per_task: Tensor, rate: Tensor) -> Tensor:
     """Sum what belongs to each task to the shape of a rate that all share."""
     return per_task.sum(dim=0).sum_to_size(rate.shape)
-
-
-def _in_full(x: Tensor) -> AbstractContextManager:
-    """Return the context in which products are not rounded by autocast.
-
-    The inner loop subtracts small numbers from weights many times over.
-    """
-    device = x.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
 
 
 def task_network(

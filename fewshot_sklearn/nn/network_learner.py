@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from .learner import Learner, State
-from .task_map import should_loop
 from .task_network import TaskNetwork
 
 if TYPE_CHECKING:
@@ -68,10 +67,7 @@ class NetworkLearner(Learner):
 
     def tasks_at_once(self, batch: TaskBatch) -> int:
         """Return how many tasks of a batch are run at a time."""
-        if should_loop(self.backbone, batch.x_support):
+        if self.network.is_looped(batch.x_support):
             return 1  # what one task left in the cache is used before the next
-        n_weights = sum(p.numel() for p in self.parameters())
-        n_rows = batch.x_support.shape[1] * self.n_inner_steps + batch.x_query.shape[1]
-        widths = sum(p.shape[0] for p in self.parameters() if p.ndim > 1)
-        per_task = 4 * (n_weights * (1 + self.n_inner_steps) + 4 * n_rows * widths)
-        return max(1, _BYTES // per_task)
+        sizes = batch.x_support.shape[1], batch.x_query.shape[1], self.n_inner_steps
+        return max(1, _BYTES // self.network.bytes_per_task(*sizes))

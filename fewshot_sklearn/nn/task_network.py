@@ -51,6 +51,20 @@ class TaskNetwork:
     ) -> None:
         refuse_running_statistics(backbone)
         self.backbone, self.head, self.n_features, self.loss = backbone, head, n_features, loss
+        self._places = [
+            ((f"{prefix}." if prefix else "") + name, module, name)
+            for prefix, module in backbone.named_modules(prefix="backbone")
+            for name, _ in module.named_parameters(recurse=False)
+        ]
+
+        weights = [*backbone.parameters(), *([] if head is None else head.parameters())]
+        self._n_weights = sum(w.numel() for w in weights)
+        self._n_hidden = sum(w.shape[0] for w in weights if w.ndim > 1)
+
+    def bytes_per_task(self, n_support: int, n_query: int, n_steps: int) -> int:
+        """Return about how much memory the descent of one task needs, to be differentiated."""
+        n_values = 4 * (n_support * n_steps + n_query) * self._n_hidden
+        return 4 * (self._n_weights * (1 + n_steps) + n_values)
 
     # ------------------------------------------------------------------ weights
 
@@ -61,7 +75,7 @@ class TaskNetwork:
         ----------
         y : Tensor of shape (T, S, C)
         """
-        weights = {f"backbone.{name}": p for name, p in self.backbone.named_parameters()}
+        weights = {name: getattr(module, own) for name, module, own in self._places}
         if self.head is not None:
             return weights | {"weight": self.head.weight, "bias": self.head.bias}
         n_classes = y.shape[-1]
@@ -78,8 +92,7 @@ class TaskNetwork:
     def rates(self, rate: float, n_steps: int, names: Sequence[str] | None = None) -> Rates:
         """Return the same rate for the named weights, by default all, in every step."""
         if names is None:
-            names = [f"backbone.{name}" for name, _ in self.backbone.named_parameters()]
-            names = [*names, "weight", "bias"]
+            names = [*(name for name, _, _ in self._places), "weight", "bias"]
         return [dict.fromkeys(names, rate)] * n_steps
 
     def mean_weights(self, state: State) -> dict[str, Tensor]:
@@ -95,6 +108,10 @@ class TaskNetwork:
             By name, without the task axis.
         """
         return {name: w.mean(dim=0) for name, w in state.items()}
+
+    def is_looped(self, x: Tensor) -> bool:
+        """Say whether the tasks of these rows are run one after the other."""
+        return should_loop(self.backbone, x)
 
     # ------------------------------------------------------------------ one task
 
@@ -120,7 +137,7 @@ class TaskNetwork:
 
     def forward(self, weights: State, x: Tensor) -> Tensor:
         """Run each task's rows through its network: [T, N, *] -> [T, N, C]."""
-        return map_tasks(self.forward_task, should_loop(self.backbone, x), (0, 0))(weights, x)
+        return map_tasks(self.forward_task, self.is_looped(x), (0, 0))(weights, x)
 
     def gradient(
         self, weights: State, x: Tensor, y: Tensor, mask: Tensor | None
@@ -139,9 +156,7 @@ class TaskNetwork:
         losses : Tensor of shape (T,)
         """
         with torch.no_grad():
-            compute = map_tasks(
-                grad_and_value(self.task_loss), should_loop(self.backbone, x), (0, 0, 0, 0)
-            )
+            compute = map_tasks(grad_and_value(self.task_loss), self.is_looped(x), (0, 0, 0, 0))
             return compute(weights, x, y, _full(mask, y))
 
     def curvature(
@@ -159,7 +174,7 @@ class TaskNetwork:
             From a direction, as ``weights``, to a dict like it, as plain numbers.
         """
         mask = _full(mask, y)
-        loop = should_loop(self.backbone, x)
+        loop = self.is_looped(x)
 
         def of_task(weights: State, v: State, x: Tensor, y: Tensor, mask: Tensor) -> State:
             # A Hessian is symmetric: its product from the left is that from the right.
@@ -246,7 +261,7 @@ class TaskNetwork:
                 steps.append(weights)
             return steps if every_step else steps[-1:]
 
-        walk = map_tasks(descend, should_loop(self.backbone, x), (in_dims, 0, 0, 0))
+        walk = map_tasks(descend, self.is_looped(x), (in_dims, 0, 0, 0))
         return walk({**shared, **start}, x, y, _full(mask, y))
 
 

@@ -35,6 +35,39 @@ from .learner import Loss, State
 Kept = Any
 
 
+class RowSum:
+    r"""A sum over rows :math:`\sum_i a_i b_i^T`, kept as the rows until it is added to something.
+
+    Parameters
+    ----------
+    *pairs : (Tensor of shape (T, N, O), Tensor of shape (T, N, I))
+        All of them are summed, to [T, O, I].
+    """
+
+    def __init__(self, *pairs: tuple[Tensor, Tensor]) -> None:
+        self.pairs = pairs
+
+    def dense(self) -> Tensor:
+        """Return the sum."""
+        (a, b), *others = self.pairs
+        return _add_rows(torch.bmm(a.mT, b), others, 1.0)
+
+    def taken_from(self, weight: Tensor, scale: float) -> Tensor:
+        """Return a weight minus ``scale`` times the sum."""
+        (a, b), *others = self.pairs
+        return _add_rows(torch.baddbmm(weight, a.mT, b, alpha=-scale), others, -scale)
+
+
+def _add_rows(total: Tensor, pairs: list[tuple[Tensor, Tensor]], scale: float) -> Tensor:
+    for a, b in pairs:
+        total.baddbmm_(a.mT, b, alpha=scale)
+    return total
+
+
+# The derivatives with respect to weights by name.
+Gradients = dict[str, "Tensor | RowSum"]
+
+
 class LinearLayer:
     """:math:`h W^T + b`."""
 
@@ -50,8 +83,8 @@ class LinearLayer:
     def backward(self, w: State, kept: Kept, delta: Tensor) -> Tensor:
         return torch.bmm(delta, w[self.weight])
 
-    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
-        return self._with_bias(torch.bmm(delta.mT, kept), delta)
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> Gradients:
+        return self._with_bias(RowSum((delta, kept)), delta)
 
     def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
         parts = []
@@ -71,18 +104,16 @@ class LinearLayer:
 
     def products(
         self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
-    ) -> State:
-        of_weight = torch.bmm(r_delta.mT, kept)
-        if r is not None:
-            of_weight = torch.baddbmm(of_weight, delta.mT, r)
-        return self._with_bias(of_weight, r_delta)
+    ) -> Gradients:
+        pairs = [(r_delta, kept)] if r is None else [(r_delta, kept), (delta, r)]
+        return self._with_bias(RowSum(*pairs), r_delta)
 
     def _add_bias(self, w: State, h: Tensor, matrix: Tensor) -> Tensor:
         if self.bias is None:
             return torch.bmm(h, matrix)
         return torch.baddbmm(w[self.bias].unsqueeze(1), h, matrix)
 
-    def _with_bias(self, of_weight: Tensor, delta: Tensor) -> State:
+    def _with_bias(self, of_weight: Tensor | RowSum, delta: Tensor) -> Gradients:
         if self.bias is None:
             return {self.weight: of_weight}
         return {self.weight: of_weight, self.bias: delta.sum(dim=1)}
@@ -114,7 +145,7 @@ class LowRankLayer(LinearLayer):
             base = base + w[self.bias].unsqueeze(1)
         return torch.baddbmm(base, h, w[self.weight]), h
 
-    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> Gradients:
         return self._with_bias(delta, delta)
 
     def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
@@ -125,8 +156,8 @@ class LowRankLayer(LinearLayer):
 
     def products(
         self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
-    ) -> State:
-        return {self.base: r_delta} | self._with_bias(torch.bmm(kept.mT, r_delta), r_delta)
+    ) -> Gradients:
+        return {self.base: r_delta} | self._with_bias(RowSum((kept, r_delta)), r_delta)
 
 
 class LowRankQueryLayer(LowRankLayer):
@@ -135,8 +166,8 @@ class LowRankQueryLayer(LowRankLayer):
     Its ``gradients`` are those of any layer, not the steps of D.
     """
 
-    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
-        return {self.base: delta} | self._with_bias(torch.bmm(kept.mT, delta), delta)
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> Gradients:
+        return {self.base: delta} | self._with_bias(RowSum((kept, delta)), delta)
 
 
 class Activation:
@@ -168,7 +199,7 @@ class Activation:
     def backward(self, w: State, kept: Kept, delta: Tensor) -> Tensor:
         return delta * self.slope(*kept)
 
-    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> Gradients:
         return {}
 
     def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
@@ -184,7 +215,7 @@ class Activation:
 
     def products(
         self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
-    ) -> State:
+    ) -> Gradients:
         return {}
 
 
@@ -221,7 +252,7 @@ class NormLayer:
     def backward(self, w: State, kept: Kept, delta: Tensor) -> Tensor:
         return self._jacobian(kept, delta * w[self.weight].unsqueeze(1))
 
-    def gradients(self, w: State, kept: Kept, delta: Tensor) -> State:
+    def gradients(self, w: State, kept: Kept, delta: Tensor) -> Gradients:
         return self._with_bias((delta * kept[0]).sum(dim=1), delta)
 
     def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
@@ -252,7 +283,7 @@ class NormLayer:
 
     def products(
         self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
-    ) -> State:
+    ) -> Gradients:
         of_weight = r_delta * kept[0]
         if r is not None:
             of_weight = torch.addcmul(of_weight, delta, self._jacobian(kept, r))
@@ -264,7 +295,7 @@ class NormLayer:
             u = u - u.mean(dim=-1, keepdim=True)
         return torch.addcmul(u, normal, _row_mean(normal, u), value=-1) * inverse
 
-    def _with_bias(self, of_weight: Tensor, delta: Tensor) -> State:
+    def _with_bias(self, of_weight: Tensor | RowSum, delta: Tensor) -> Gradients:
         if self.bias is None:
             return {self.weight: of_weight}
         return {self.weight: of_weight, self.bias: delta.sum(dim=1)}
@@ -430,6 +461,10 @@ def _layer(name: str, module: nn.Module) -> list[Layer] | None:
         return [LinearLayer(f"{name}.weight", bias)]
     if kind is RowNorm:
         return [NormLayer(f"{name}.weight", bias, centred=True, eps=1e-5)]
-    if kind is nn.RMSNorm and module.weight is not None and len(module.normalized_shape) == 1:
+    if isinstance(module, nn.RMSNorm) and kind is nn.RMSNorm and _is_row_norm(module):
         return [NormLayer(f"{name}.weight", None, centred=False, eps=module.eps)]
     return [] if kind in (nn.Identity, nn.Flatten) else None
+
+
+def _is_row_norm(norm: nn.RMSNorm) -> bool:
+    return norm.elementwise_affine and len(norm.normalized_shape) == 1
