@@ -82,7 +82,8 @@ class SparseRows:
         places = torch.from_numpy(filled.ravel().nonzero()[0])
         rows = places // x.shape[1]
         columns = places - rows * x.shape[1]
-        return cls(x.flatten()[places], columns, _starts(rows, len(x)), rows, x.shape[1])
+        values = x.flatten().index_select(0, places)
+        return cls(values, columns, _starts(rows, len(x)), rows, x.shape[1])
 
     def __matmul__(self, table: Tensor) -> Tensor:
         """Return the product with a table [I, O]."""
@@ -97,10 +98,12 @@ class SparseRows:
     @property
     def T(self) -> SparseRows:
         """The transpose."""
-        order = torch.argsort(self.columns.int(), stable=True)
-        columns = self.columns[order]
+        narrow = torch.int16 if self.width < 2**15 else torch.int32
+        order = torch.argsort(self.columns.to(narrow), stable=True)
+        columns = self.columns.index_select(0, order)
         starts = _starts(columns, self.width)
-        return SparseRows(self.values[order], self.rows[order], starts, columns, len(self.starts))
+        values, rows = self.values.index_select(0, order), self.rows.index_select(0, order)
+        return SparseRows(values, rows, starts, columns, len(self.starts))
 
 
 def _starts(sorted_numbers: Tensor, n_numbers: int) -> Tensor:
