@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .conv_block import ConvBlock, in_pieces
 from .functional import split_rows
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -204,17 +205,11 @@ class Conv4Backbone(nn.Module):
         super().__init__()
         self.image_shape = tuple(image_shape)
         self.map_shape = (n_filters, *(side // 2**n_pools for side in image_shape[1:]))
-        blocks = []
-        n_channels = image_shape[0]
-        for i in range(n_blocks):
-            layers = norm(n_filters)
-            # A norm has its own shift; the convolution's would be redundant.
-            conv = nn.Conv2d(n_channels, n_filters, 3, padding=1, bias=not layers)
-            # Pooling before ReLU gives the same values (both are monotone) four times cheaper.
-            pool = [nn.MaxPool2d(2)] if i < n_pools else []
-            blocks.append(nn.Sequential(conv, *layers, *pool, nn.ReLU()))
-            n_channels = n_filters
-        self.blocks = nn.Sequential(*blocks)
+        channels = [image_shape[0], *[n_filters] * n_blocks]
+        self.blocks = nn.Sequential(*(
+            ConvBlock(channels[i], n_filters, norm(n_filters), pools=i < n_pools)
+            for i in range(n_blocks)
+        ))  # fmt: skip
         self.rows_are_independent = not any(isinstance(m, nn.BatchNorm2d) for m in self.modules())
         self.bytes_per_row = 4 * n_filters * image_shape[1] * image_shape[2]
 
@@ -227,9 +222,14 @@ class Conv4Backbone(nn.Module):
         x = x.permute(0, 2, 3, 1).flatten(1).unflatten(1, (height, width, channels))
         x = x.permute(0, 3, 1, 2)
         if x.device.type == "cpu" and self.rows_are_independent:
-            pieces = split_rows(x, self.bytes_per_row)
-            return torch.cat([self.blocks(piece).flatten(1) for piece in pieces])
+            return torch.cat([self._embed(p) for p in split_rows(x, self.bytes_per_row)])
         return self.blocks(x).flatten(1)
+
+    def _embed(self, x: Tensor) -> Tensor:
+        """Embed images [N, C, H, W] as [N, D], each block in pieces of its own."""
+        for block in self.blocks:
+            x = in_pieces(block, x, self.map_shape[0])
+        return x.flatten(1)
 
 
 class RowNorm(nn.Module):

@@ -173,7 +173,7 @@ def test_conv4_is_the_same_in_chunks_and_at_once():
         nonlocal n_calls
         n_calls += 1
 
-    network.blocks.register_forward_pre_hook(count)
+    network.blocks[0].register_forward_pre_hook(count)
     network.bytes_per_row = 32 * 2**20 // 3
     torch.testing.assert_close(network(x), at_once, rtol=1e-12, atol=1e-12)
     assert n_calls == 4
@@ -184,16 +184,17 @@ def test_conv4_embeds_no_rows_as_no_rows():
     assert network(rows(0, 1, 16, 16)).shape == (0, 8)
 
 
+@pytest.mark.parametrize("side", [16, 20])
 @pytest.mark.parametrize("n_channels", [1, 3])
-def test_convolutions_run_in_channels_last(n_channels):
-    shape = (n_channels, 16, 16)
+def test_convolutions_run_in_channels_last(n_channels, side):
+    shape = (n_channels, side, side)
     network = Conv4(image_shape=shape, n_filters=8).build(shape)
     strides = []
     for block in network.blocks:
-        block[0].register_forward_hook(lambda module, inputs, z: strides.append(z.stride()))
+        block[-2].register_forward_pre_hook(lambda module, x: strides.append(x[0].stride()))
     network(rows(2, *shape).flatten(1))
     assert [stride[1] for stride in strides] == [1] * 4
-    assert strides[0] == (8 * 16 * 16, 1, 8 * 16, 8)
+    assert strides[0] == (8 * side * side, 1, 8 * side, 8)
 
 
 def test_groups_divide_the_filters():
@@ -238,7 +239,7 @@ def test_a_batch_norm_sees_all_rows_at_once():
     network = Conv4(image_shape=(1, 8, 8), n_filters=8, n_blocks=1, norm="batch").build((64,))
     network.bytes_per_row = 32 * 2**20
     seen = []
-    network.blocks.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    network.blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     network(rows(6, 64))
     assert seen == [6]
 
