@@ -250,19 +250,48 @@ class TaskNetwork:
         """Return the weights before the first and after every step, or those after the last."""
         shared = self.shared_start(y)
         in_dims = {name: 0 if name in start else None for name in shared}
+        loop = self.is_looped(x)
+        differentiate = _by_autograd if loop else _by_functorch
 
         def descend(weights: State, x: Tensor, y: Tensor, mask: Tensor) -> list[State]:
             steps = [weights]
             for step in rates:
-                with torch.no_grad() if first_order else nullcontext():
-                    gradient = grad(self.task_loss)(weights, x, y, mask)
+                fixed = weights
+
+                def loss(moved: State, fixed: State = fixed) -> Tensor:
+                    return self.task_loss({**fixed, **moved}, x, y, mask)
+
+                gradient = differentiate(loss, {n: weights[n] for n in step}, first_order)
                 moved = {name: weights[name] - r * gradient[name] for name, r in step.items()}
                 weights = {**weights, **moved}
                 steps.append(weights)
             return steps if every_step else steps[-1:]
 
-        walk = map_tasks(descend, self.is_looped(x), (in_dims, 0, 0, 0))
-        return walk({**shared, **start}, x, y, _full(mask, y))
+        return map_tasks(descend, loop, (in_dims, 0, 0, 0))(
+            {**shared, **start}, x, y, _full(mask, y)
+        )
+
+
+def _by_functorch(loss: Callable[[State], Tensor], at: State, first_order: bool) -> State:
+    """Return the gradient of the loss of one of the tasks that are stacked."""
+    with torch.no_grad() if first_order else nullcontext():
+        return grad(loss)(at)
+
+
+def _by_autograd(loss: Callable[[State], Tensor], at: State, first_order: bool) -> State:
+    """Return the gradient of the loss of one task alone.
+
+    Where no second derivative is wanted, layers may take their faster backward pass.
+    """
+    further = torch.is_grad_enabled() and not first_order
+    at = {
+        n: w if further and w.requires_grad else w.detach().requires_grad_() for n, w in at.items()
+    }
+    with torch.enable_grad():
+        gradient = torch.autograd.grad(
+            loss(at), list(at.values()), create_graph=further, materialize_grads=True
+        )
+    return dict(zip(at, gradient, strict=True))
 
 
 def _full(mask: Tensor | None, y: Tensor) -> Tensor:
