@@ -24,12 +24,15 @@ from ._meta_state import (
     FEATURE_ATTRIBUTES,
     MetaState,
     TaskSpec,
+    are_alike,
     changed_parameters,
     snapshot_parameters,
 )
 from ._parameters import DTYPES, NUMPY_DTYPES, SharedParameters
+from ._plain_data import plain_rows
 from ._protocols import EstimatorProtocols
 from .nn import Learner, build_backbone
+from .nn.learner import State
 from .tasks import TaskSet, as_task_set
 from .tasks._targets import ClassTargets, RealTargets
 from .tasks._tensors import TensorMaker
@@ -42,10 +45,19 @@ _ROW_BLOCK = 8
 
 def check_rows(owner: BaseEstimator, X: Any, *, reset: bool, **options: Any) -> Any:
     """Return rows that have the features that their owner knows; with ``reset`` it learns them."""
+    if not reset and options.keys() == {"dtype"}:
+        plain = plain_rows(owner, X, options["dtype"])
+        if plain is not None:
+            return plain
     options = {"accept_sparse": "csr", "allow_nd": True, "dtype": "numeric"} | options
     # scikit-learn refuses by name what the cast makes infinite.
     with np.errstate(over="ignore", invalid="ignore"):
         return validate_data(owner, X, reset=reset, **options)
+
+
+def _device_of(state: State) -> torch.device:
+    """Return where the state of a task lies."""
+    return next(iter(state.values())).device
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -197,10 +209,8 @@ class FewShotEstimator(EstimatorProtocols):
             When a parameter that meta-training depends on was changed after ``meta_fit``, or
             the data do not fit what was meta-trained.
         """
-        self._validate_params()
         meta = self._user_meta()
-        if meta is not None:
-            self._check_unchanged(meta)
+        self._check_parameters(meta)
         rows, labels = self._check_support(X, y, reset=meta is None)
         with self._callback_task("fit", self.max_iter if meta is None else 0, X, y) as hook:
             if meta is None:
@@ -218,7 +228,7 @@ class FewShotEstimator(EstimatorProtocols):
         make = self._tensor_maker()
         target, decoder = encode_support(meta, make, y)
         with torch.no_grad():
-            state = learner.adapt(make.features(X).unsqueeze(0), target, None)
+            state = learner.adapt(make.support(X), target, None)
         self._adapted = (learner, state, decoder)
         self._fit_parameters = snapshot_parameters(self._parameters())
 
@@ -230,7 +240,7 @@ class FewShotEstimator(EstimatorProtocols):
         rows = self._check_rows(X, reset=False, dtype=NUMPY_DTYPES[precision])
         self._check_row_shape(rows, self._meta.spec.input_shape)
         learner, state, _ = self._adapted
-        make = TensorMaker(next(iter(state.values())).device, DTYPES[precision])
+        make = TensorMaker(_device_of(state), DTYPES[precision])
         parts = []
         with torch.no_grad():
             if learner.transductive:  # otherwise the rows need not be tensors all at once
@@ -270,13 +280,12 @@ class FewShotEstimator(EstimatorProtocols):
         NotFittedError
             When the estimator is not meta-fitted.
         """
-        self._validate_params()
         meta = self._user_meta()
+        self._check_parameters(meta)
         if meta is None:
             raise NotFittedError(
                 f"predict_tasks needs a meta-fitted {type(self).__name__}; call meta_fit first."
             )
-        self._check_unchanged(meta)
         tasks = as_task_set(tasks)
         if isinstance(tasks, TaskSet):
             return predict_tasks(self, meta, tasks, method)
@@ -284,16 +293,34 @@ class FewShotEstimator(EstimatorProtocols):
 
     # ------------------------------------------------------------------ parameters and data
 
+    def _check_parameters(self, meta: MetaState | None) -> None:
+        """Refuse parameters out of range, and those changed that meta-training depended on.
+
+        Where all are as ``meta_fit`` or the last ``fit`` had them, they were checked there.
+        """
+        now = self._parameters()
+        if meta is not None and are_alike(now, meta.parameters):
+            return
+        if not are_alike(now, vars(self).get("_fit_parameters", {})):
+            self._validate_params()
+        if meta is not None:
+            self._check_unchanged(meta)
+
     def _current_learner(self, meta: MetaState) -> Learner:
         """Return the meta-trained learner with this estimator's adaptation parameters."""
-        meta = meta.on(self._torch_device())
+        now, device = self._parameters(), self._torch_device()
         own = self._adaptation_parameters - SharedParameters._adaptation_parameters
-        if not changed_parameters(self._parameters(), meta.parameters, own):
+        if "_adapted" in vars(self) and not changed_parameters(now, self._fit_parameters, own):
+            learner, state, _ = self._adapted
+            if _device_of(state) == device:
+                return learner
+        meta = meta.on(device)
+        if not changed_parameters(now, meta.parameters, own):
             return meta.learner
         with own_generators():
             learner = self._make_learner(meta.spec)
         # Buffers that are no part of the state dict follow the weights.
-        learner.to(self._torch_device(), DTYPES[self.precision])
+        learner.to(device, DTYPES[self.precision])
         learner.load_state_dict(meta.learner.state_dict(), assign=True)
         return learner.requires_grad_(False).eval()
 

@@ -58,10 +58,8 @@ class IncrementalClassifier(FewShotClassifier):
             when the method needs ``classes`` for a label that is new; and where ``fit`` raises
             one.
         """
-        self._validate_params()
         meta = self._meta if "_adapted" in vars(self) else self._user_meta()
-        if meta is not None:
-            self._check_unchanged(meta)
+        self._check_parameters(meta)
         rows, labels = self._check_support(X, y, reset=meta is None)
         declared = self._check_classes(classes, labels)
         n_iter = self.max_iter if meta is None else 0
@@ -116,7 +114,7 @@ class IncrementalClassifier(FewShotClassifier):
             columns = replace(columns, seen=np.full(len(declared), state is not None))
         codes, columns = targets.extend(columns, y, where=_WHERE)
         target = make.one_hot(codes[None], None, targets.width([columns]))
-        x = make.features(X).unsqueeze(0)
+        x = make.support(X)
         with torch.no_grad():
             if state is None:
                 state = learner.adapt(x, target, None)

@@ -114,6 +114,19 @@ def changed_parameters(
     return [name for name in names if not _same(now[name], then[name])]
 
 
+def are_alike(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
+    """Return whether all parameters are the same down to their types.
+
+    What was checked of the ones then holds for the others.
+    """
+    return now.keys() == then.keys() and all(is_alike(a, then[name]) for name, a in now.items())
+
+
+def is_alike(a: Any, b: Any) -> bool:
+    """Return whether two values of a parameter are the same down to their type."""
+    return a is b or (type(a) is type(b) and _same(a, b))
+
+
 def _same(a: Any, b: Any) -> bool:
     if a is b:
         return True

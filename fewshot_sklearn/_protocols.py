@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin
 
 from . import persistence
-from ._meta_state import MetaState, changed_parameters, snapshot_parameters
+from ._meta_state import MetaState, is_alike, snapshot_parameters
 from ._parameters import SharedParameters
 from ._training import IterationHook
 from .utils._sklearn import _clone_parametrized, estimator_html_repr
@@ -80,9 +80,9 @@ class EstimatorProtocols(CallbackSupportMixin, SharedParameters, BaseEstimator):
         meta = self._user_meta()
         if meta is not None:
             # The clone's nn.Module parameters are copies: compare later changes with those.
-            changed = changed_parameters(self._parameters(), meta.parameters, meta.parameters)
-            now = snapshot_parameters(clone._parameters())
-            kept = {name: meta.parameters[name] for name in changed}
+            own, now = self._parameters(), snapshot_parameters(clone._parameters())
+            then = meta.parameters.items()
+            kept = {name: value for name, value in then if not is_alike(own[name], value)}
             clone._publish(replace(meta, parameters=now | kept))
         return clone
 

@@ -11,10 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length
 
 from ._estimator import FewShotEstimator
 from ._meta_state import MetaState, TaskSpec, target_scale
 from ._parameters import NUMPY_DTYPES
+from ._plain_data import are_plain_labels
 from .tasks._targets import ClassTargets, RealTargets
 from .utils._tags import FewShotTags
 
@@ -97,7 +99,12 @@ class FewShotClassifier(ClassifierMixin, FewShotEstimator):
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
     def _check_support(self, X: Any, y: Any, *, reset: bool) -> tuple[Any, NDArray[Any]]:
-        X, y = self._check_support_rows(X, y=y, reset=reset, dtype=NUMPY_DTYPES[self.precision])
+        dtype = NUMPY_DTYPES[self.precision]
+        if are_plain_labels(y):
+            X = self._check_support_rows(X, reset=reset, dtype=dtype)
+            check_consistent_length(X, y)
+            return X, y
+        X, y = self._check_support_rows(X, y=y, reset=reset, dtype=dtype)
         with warnings.catch_warnings():
             # A row a class is what few-shot learning is about.
             warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import nn
 
 from fewshot_sklearn import (
@@ -30,9 +30,13 @@ from fewshot_sklearn import (
     MAMLClassifier,
     MAMLRegressor,
     MANNClassifier,
+    MatchingNetClassifier,
     ProtoNetClassifier,
     TaskList,
+    _estimator,
+    base,
 )
+from fewshot_sklearn._plain_data import plain_rows
 from fewshot_sklearn.datasets import make_sinusoid_tasks
 from fewshot_sklearn.exceptions import MetaTrainingError, NotMetaFittedWarning, TaskError
 
@@ -903,3 +907,145 @@ def test_many_queries_are_predicted_some_at_a_time(tasks, monkeypatch):
 def test_a_device_that_does_not_exist_is_refused_with_a_sentence(tasks):
     with pytest.raises(ValueError, match="device='foo' is none that torch knows"):
         ProtoNetClassifier(device="foo").meta_fit(tasks)
+
+
+# ---------------------------------------------------------------------------- one small task
+
+
+def count_calls(monkeypatch, owner, name):
+    """Return a list that grows by one entry with every call of a function."""
+    calls, inner = [], getattr(owner, name)
+
+    def counted(*args, **kwargs):
+        calls.append(name)
+        return inner(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, counted)
+    return calls
+
+
+@pytest.mark.parametrize("cls", ALL)
+def test_a_task_costs_one_look_at_its_rows_and_no_check_of_parameters_that_were_checked(
+    cls, meta_fitted, support, monkeypatch
+):
+    X, y, X_query, _ = support(cls)
+    estimator = meta_fitted(cls)
+    looks = count_calls(monkeypatch, _estimator, "check_rows")
+    checked = count_calls(monkeypatch, cls, "_validate_params")
+    built = count_calls(monkeypatch, cls, "_make_learner")
+    estimator.fit(X, y)
+    assert len(looks) == 1
+    estimator.predict(X_query)
+    assert len(looks) == 2
+    assert not checked
+    assert not built
+
+
+@pytest.mark.parametrize("cls", CLASSIFIERS)
+def test_plain_arrays_of_a_task_need_none_of_scikit_learns_checks(
+    cls, meta_fitted, support, monkeypatch
+):
+    X, y, X_query, _ = support(cls)
+    checks = count_calls(monkeypatch, _estimator, "validate_data")
+    kinds = count_calls(monkeypatch, base, "check_classification_targets")
+    expected = meta_fitted(cls).fit(X.tolist(), y.tolist()).predict_proba(X_query.tolist())
+    assert checks
+    assert kinds
+    checks.clear()
+    kinds.clear()
+    np.testing.assert_array_equal(meta_fitted(cls).fit(X, y).predict_proba(X_query), expected)
+    assert not checks
+    assert not kinds
+
+
+def test_a_changed_adaptation_parameter_builds_one_learner_for_all_tasks(
+    meta_fitted, support, tasks, monkeypatch
+):
+    X, y, X_query, _ = support()
+    alone = meta_fitted().set_params(temperature=3.0).fit(X, y).predict_proba(X_query)
+    clf = meta_fitted().fit(X, y)
+    built = count_calls(monkeypatch, ProtoNetClassifier, "_make_learner")
+    checked = count_calls(monkeypatch, ProtoNetClassifier, "_validate_params")
+    clf.set_params(temperature=3.0)
+    for _ in range(3):
+        np.testing.assert_array_equal(clf.fit(X, y).predict_proba(X_query), alone)
+    assert len(built) == len(checked) == 1
+    clf.set_params(temperature=1.0).fit(X, y)
+    expected = meta_fitted().fit(X, y).predict_proba(X_query)
+    np.testing.assert_array_equal(clf.predict_proba(X_query), expected)
+
+
+def test_a_learner_is_of_the_last_meta_training(meta_fitted, support, tasks):
+    X, y, X_query, _ = support()
+    clf = meta_fitted().set_params(temperature=3.0).fit(X, y)
+    before = clf.predict_proba(X_query)
+    clf.partial_meta_fit(tasks).fit(X, y)
+    np.testing.assert_array_equal(
+        clf.predict_proba(X_query), clone(clf).fit(X, y).predict_proba(X_query)
+    )
+    assert np.abs(clf.predict_proba(X_query) - before).max() > 0
+
+
+@pytest.mark.parametrize("other", [lambda clf: clf, clone, copy.deepcopy])
+def test_a_parameter_is_checked_when_only_its_type_changes(other, meta_fitted, support):
+    X, y, *_ = support(MAMLClassifier)
+    clf = meta_fitted(MAMLClassifier).fit(X, y)
+    clf.set_params(n_inner_steps=float(clf.n_inner_steps))
+    with pytest.raises(ValueError, match="'n_inner_steps' parameter of MAMLClassifier must be an"):
+        other(clf).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.arange(8.0).reshape(2, 4),
+        np.asfortranarray(np.arange(8, dtype=np.float32).reshape(2, 4)),
+        np.arange(16, dtype=np.uint8).reshape(2, 4, 2)[::-1],
+        np.eye(4, dtype=bool),
+        np.full((2, 4), 1e30),
+    ],
+    ids=["float64", "float32", "uint8", "bool", "large"],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_plain_rows_are_what_scikit_learn_makes_of_them(X, dtype):
+    owner = LogisticRegression()
+    owner.n_features_in_ = 4
+    rows = plain_rows(owner, X, dtype)
+    expected = validate_data(owner, X, reset=False, dtype=dtype, allow_nd=True)
+    assert rows.dtype == expected.dtype
+    np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.ones((2, 3)),
+        np.ones((0, 4)),
+        np.ones(4),
+        np.ones((2, 4), dtype=complex),
+        np.ones((2, 4), dtype=object),
+        np.ma.masked_array(np.ones((2, 4))),
+        np.array([[1, np.nan, 1, 1]]),
+        np.array([[np.inf, -np.inf, 1, 1]]),
+        np.full((2, 4), 1e300),
+        np.ones((2, 4)).tolist(),
+        pd.DataFrame(np.ones((2, 4))),
+        sp.csr_array(np.ones((2, 4))),
+    ],
+)
+def test_rows_that_are_not_plain_are_left_to_scikit_learn(X):
+    owner = LogisticRegression()
+    owner.n_features_in_ = 4
+    assert plain_rows(owner, X, np.float32) is None
+
+
+@pytest.mark.parametrize("cls", [MatchingNetClassifier, ProtoNetClassifier])
+@pytest.mark.parametrize("learn", ["fit", "partial_fit"])
+def test_rows_that_are_changed_after_fit_change_no_prediction(cls, learn, tasks, blobs):
+    X, y = blobs[0].astype(np.float32), blobs[1]
+    clf = cls(backbone=nn.Identity(), max_iter=1, random_state=0).meta_fit(tasks)
+    X_support = X[:30].copy()
+    getattr(clf, learn)(X_support, y[:30])
+    before = clf.predict_proba(X)
+    X_support[:] = 7
+    np.testing.assert_array_equal(clf.predict_proba(X), before)

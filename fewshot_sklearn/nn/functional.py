@@ -16,8 +16,10 @@ from torch import Tensor
 BLOCK_BYTES = 32 * 2**20
 
 
-def split_rows(x: Tensor, bytes_per_row: int, dim: int = 0) -> tuple[Tensor, ...]:
-    """Return pieces of rows, so that what is computed of a piece stays within ``BLOCK_BYTES``.
+def split_rows(
+    x: Tensor, bytes_per_row: int, dim: int = 0, *, most: int | None = None
+) -> tuple[Tensor, ...]:
+    """Return pieces of rows, so that what is computed of a piece stays within bounds.
 
     Parameters
     ----------
@@ -26,13 +28,16 @@ def split_rows(x: Tensor, bytes_per_row: int, dim: int = 0) -> tuple[Tensor, ...
         Size of the largest tensor that is computed of one row.
     dim : int, default=0
         The axis of the rows.
+    most : int, default=None
+        The bytes that may be computed of a piece. None: ``BLOCK_BYTES``.
 
     Returns
     -------
     pieces : tuple of Tensor
         Views of at least one row each, or one of none.
     """
-    return x.split(max(1, BLOCK_BYTES // max(1, bytes_per_row)), dim)
+    most = BLOCK_BYTES if most is None else most
+    return x.split(max(1, most // max(1, bytes_per_row)), dim)
 
 
 def map_rows(compute: Callable[[Tensor], Tensor], x: Tensor, bytes_per_row: int) -> Tensor:
@@ -159,12 +164,14 @@ def update_class_means(
         Zero for a class without rows.
     counts : Tensor of shape (T, C)
     """
-    n_new = y.shape[-1] - counts.shape[-1]
-    means, counts = F.pad(means, (0, 0, 0, n_new)), F.pad(counts, (0, n_new))
     weights = masked_labels(y, mask)
-    sums = counts.unsqueeze(-1) * means + weights.transpose(-1, -2) @ z
-    counts = counts + weights.sum(dim=-2)
-    return sums / counts.clamp_min(1).unsqueeze(-1), counts
+    sums, total = weights.transpose(-1, -2) @ z, weights.sum(dim=-2)
+    n_old = counts.shape[-1]
+    if n_old:
+        n_new = y.shape[-1] - n_old
+        sums = sums + F.pad(counts.unsqueeze(-1) * means, (0, 0, 0, n_new))
+        total = total + F.pad(counts, (0, n_new))
+    return sums / total.clamp_min(1).unsqueeze(-1), total
 
 
 def pairwise_sqeuclidean(a: Tensor, b: Tensor) -> Tensor:

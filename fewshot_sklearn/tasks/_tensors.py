@@ -1,8 +1,9 @@
-"""Rows and labels as tensors on one device."""
+"""Rows and labels as tensors on one device, and batches of tasks made of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -14,20 +15,28 @@ from fewshot_sklearn.exceptions import TaskError
 from fewshot_sklearn.tasks._rows import is_memory_mapped
 from fewshot_sklearn.tasks._targets import Columns
 
+_NUMPY_TYPES = {torch.float32: np.float32, torch.float64: np.float64}
+
 
 def stack(arrays: Sequence[NDArray[Any]]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
     """Stack arrays [N_t, *] to [T, max N_t, *], zeros after the end, with the mask of real rows.
 
     The mask is None when all have the same length.
     """
-    lengths = [len(a) for a in arrays]
+    return stack_rows(np.concatenate(arrays), [len(a) for a in arrays])
+
+
+def stack_rows(
+    rows: NDArray[Any], lengths: Sequence[int]
+) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
+    """Stack arrays as :func:`stack` does that lie one after the other in one [sum of N_t, *]."""
     longest = max(lengths)
     if min(lengths) == longest:
-        return np.stack(arrays), None
-    stacked = np.zeros((len(arrays), longest, *arrays[0].shape[1:]), dtype=arrays[0].dtype)
-    for row, array in zip(stacked, arrays, strict=True):
-        row[: len(array)] = array
-    return stacked, np.arange(longest) < np.array(lengths)[:, None]
+        return rows.reshape(len(lengths), longest, *rows.shape[1:]), None
+    mask = np.arange(longest) < np.array(lengths)[:, None]
+    stacked = np.zeros((*mask.shape, *rows.shape[1:]), dtype=rows.dtype)
+    stacked[mask] = rows
+    return stacked, mask
 
 
 class TensorMaker:
@@ -45,13 +54,19 @@ class TensorMaker:
 
     def features(self, X: Any) -> Tensor:
         """Return features [.., *] as a tensor; sparse rows become dense."""
-        X = X.toarray() if hasattr(X, "toarray") else np.asarray(X)
+        if hasattr(X, "toarray"):
+            X = X.astype(_NUMPY_TYPES[self.dtype], copy=False).toarray()
+        X = np.asarray(X)
         if X.dtype.kind in "u" and X.dtype.itemsize > 1:
             X = X.astype(np.int64)  # torch lacks most unsigned types
         X = np.ascontiguousarray(X)
         # torch warns of arrays that it could be made to write to.
         X = X if X.flags.writeable else X.copy()
         return torch.from_numpy(X).to(self.device, self.dtype)
+
+    def support(self, X: Any) -> Tensor:
+        """Return the features of one support set [1, S, *], which no later change of X reaches."""
+        return self.features(X).clone().unsqueeze(0)
 
     def mask(self, mask: NDArray[np.bool_] | None) -> Tensor | None:
         """Return a mask on the device."""
@@ -118,3 +133,69 @@ def _resident_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] // 4
     return 2**30
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """A batch of tasks as padded tensors on one device.
+
+    Attributes
+    ----------
+    x_support, x_query : Tensor of shape (T, S, *) and (T, Q, *)
+        The rows' features.
+    y_support, y_query : Tensor of shape (T, S, C) and (T, Q, C)
+        One-hot labels or real targets; zero on padding rows.
+    support_mask, query_mask : bool Tensor of shape (T, S) and (T, Q), or None
+        False on padding rows; None when all tasks have the same size.
+    class_mask : bool Tensor of shape (T, C), or None
+        False for classes that a task does not have; None when every task has all of them
+        and in regression.
+    concepts : int64 Tensor of shape (T, C), or None
+        The number of what each column stands for over all of the training tasks, -1 for a column
+        that stands for nothing. Only where an estimator pre-trains with it.
+    """
+
+    x_support: Tensor
+    y_support: Tensor
+    x_query: Tensor
+    y_query: Tensor
+    support_mask: Tensor | None = None
+    query_mask: Tensor | None = None
+    class_mask: Tensor | None = None
+    concepts: Tensor | None = None
+
+    def __len__(self) -> int:
+        return int(self.x_support.shape[0])
+
+    def __getitem__(self, tasks: slice) -> TaskBatch:
+        """Return some of the tasks as a smaller batch."""
+        parts = [getattr(self, name) for name in _PARTS]
+        chosen: list[Any] = [part if part is None else part[tasks] for part in parts]
+        return TaskBatch(*chosen)
+
+
+_PARTS = [field.name for field in fields(TaskBatch)]
+
+
+def join_batches(batches: Sequence[TaskBatch]) -> TaskBatch:
+    """Return the tasks of several batches of one shape as one batch."""
+    if len(batches) == 1:
+        return batches[0]
+    columns = zip(*([getattr(batch, name) for name in _PARTS] for batch in batches), strict=True)
+    joined: list[Any] = [None if parts[0] is None else torch.cat(parts) for parts in columns]
+    return TaskBatch(*joined)
+
+
+def cut_batches(batches: Iterator[TaskBatch], size: int) -> Iterator[TaskBatch]:
+    """Cut the tasks of batches of any size to batches of one size, in their order."""
+    batch, start = next(batches), 0
+    while True:
+        parts: list[TaskBatch] = []
+        n_missing = size
+        while n_missing:
+            if start == len(batch):
+                batch, start = next(batches), 0
+            parts.append(batch[start : start + n_missing])
+            start += len(parts[-1])
+            n_missing -= len(parts[-1])
+        yield join_batches(parts)
