@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 
 from ._distributed import World
 from ._training_run import TrainingLog, TrainingOptions, TrainingRun
@@ -184,7 +183,7 @@ def _on_cpu(state: dict[str, Any]) -> dict[str, Any]:
 def _step(run: TrainingRun, batches: Iterator[TaskBatch]) -> None:
     """Take one meta-iteration, or restore the last good weights and raise."""
     options, log = run.options, run.log
-    run.optimizer.zero_grad(set_to_none=True)
+    run.clear_gradient()
     run.world.seed_noise(run.generators(), log.n_iter)
 
     def compute() -> float:
@@ -193,8 +192,8 @@ def _step(run: TrainingRun, batches: Iterator[TaskBatch]) -> None:
             return run.learner.meta_gradient(batch).item()
 
     loss = run.world.average_gradient(run.parameters, compute)
-    run.world.spread([*run.learner.buffers()])
-    norm = nn.utils.clip_grad_norm_(run.parameters, options.clip_norm or math.inf).item()
+    run.world.spread(run.buffers)
+    norm = run.clip_gradient()
     if not (math.isfinite(loss) and math.isfinite(norm)):
         run.good.restore()
         iteration = log.n_iter + 1

@@ -23,6 +23,13 @@ _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
+def _fused(optimizer: str, parameters: list[nn.Parameter]) -> dict[str, Any]:
+    """Return the option that lets the step of all parameters be one pass, where it is safe."""
+    # The kernel of a CPU does not look at strides.
+    plain = all(p.device.type == "cpu" and p.is_contiguous() for p in parameters)
+    return {} if optimizer == "rmsprop" else {"fused": plain or None}
+
+
 def _one_cycle(progress: float) -> float:
     """Rise to 1 over the first 30 % of training, then fall to 1e-4, both along a cosine."""
     if progress < 0.3:
@@ -197,9 +204,13 @@ class TrainingRun:
     ) -> None:
         self.learner, self.options, self.log, self.world = learner, options, log, world
         self.parameters = [p for p in learner.parameters() if p.requires_grad]
-        self.optimizer = _OPTIMIZERS[options.optimizer](self.parameters, lr=options.learning_rate)
+        self.buffers = [*learner.buffers()]
+        self._fused = _fused(options.optimizer, self.parameters)
+        self.optimizer = _OPTIMIZERS[options.optimizer](
+            self.parameters, lr=options.learning_rate, **self._fused
+        )
         if log.optimizer_state is not None:
-            self.optimizer.load_state_dict(log.optimizer_state)
+            self._load_optimizer(log.optimizer_state)
         self.good = _Snapshot(learner)
         self.best = _BestState(learner, options.tol) if validated else None
         self.n_done = 0
@@ -233,12 +244,36 @@ class TrainingRun:
         self.good.load(state["good"])
         if self.best is not None:
             self.best.restore(state["best"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_optimizer(state["optimizer"])
         self.log.n_iter, self.log.losses, self.log.validation_scores = state["log"]
         for generator, kept in zip(self.generators(), state["generators"], strict=False):
             generator.set_state(kept)
         self.n_done, self.finished = state["n_done"], state["finished"]
         self._began = time.monotonic() - state["seconds"]
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        """Take an optimizer's state, which may come from another device."""
+        groups = [{**group, **self._fused} for group in state["param_groups"]]
+        self.optimizer.load_state_dict({**state, "param_groups": groups})
+
+    def clear_gradient(self) -> None:
+        """Forget the gradient of the last iteration."""
+        for p in self.parameters:
+            p.grad = None
+
+    def clip_gradient(self) -> float:
+        """Return the norm of the gradient before it was scaled down to ``clip_norm``."""
+        gradients = []
+        for p in self.parameters:
+            if p.grad is not None:
+                if p.grad.stride() != p.stride():  # fused steps run through memory as it lies
+                    p.grad = torch.empty_like(p).copy_(p.grad)
+                gradients.append(p.grad)
+        length, most = nn.utils.get_total_norm(gradients).item(), self.options.clip_norm
+        if most is not None and length > most:
+            for gradient in gradients:
+                gradient.mul_(most / length)
+        return length
 
     def generators(self) -> list[torch.Generator]:
         """Return torch's generators that the learner draws from."""

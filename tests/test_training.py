@@ -136,6 +136,29 @@ def test_long_gradients_are_clipped_and_short_ones_left():
         )
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
+@pytest.mark.parametrize("layout", ["transposed", "expanded", "strided"])
+def test_a_gradient_may_lie_in_memory_as_it_likes(name, layout):
+    """A fused step runs through memory whatever the strides say."""
+
+    class Written(Quadratic):
+        def meta_gradient(self, batch):
+            row = torch.arange(1.0, 4.0, dtype=torch.float64)
+            full = row.expand(2, 3)
+            strided = torch.stack([full, -full], dim=-1).flatten(1)[:, ::2]
+            layouts = {"expanded": full, "strided": strided, "transposed": full.T.contiguous().T}
+            self.w.grad = full.contiguous() if batch == "plain" else layouts[layout]
+            return torch.zeros(())
+
+    start = ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0))
+    plain, other = (
+        train(Written(start), itertools.repeat(batch), optimizer=name, clip_norm=clip_norm)[0].w
+        for batch, clip_norm in (("plain", 2.0), (layout, 2.0))
+    )
+    torch.testing.assert_close(plain, other, rtol=1e-14, atol=0)
+    assert (plain.detach() < torch.tensor(start)).all()
+
+
 def test_every_batch_is_used_once_and_no_more_are_drawn():
     drawn = []
 
@@ -161,6 +184,18 @@ def test_training_leaves_the_learner_in_evaluation_mode_without_gradients():
     assert all(modes)
     assert not learner.training
     assert learner.w.grad is None
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "rmsprop"])
+def test_the_state_of_an_optimizer_that_steps_otherwise_is_gone_on_with(name):
+    """Such as that of another device."""
+    reference, log = train(optimizer=name)
+    train(reference, optimizer=name, log=log)
+    learner, log = train(optimizer=name)
+    for group in log.optimizer_state["param_groups"]:
+        group.update({"fused": None} if "fused" in group else {})
+    train(learner, optimizer=name, log=log)
+    torch.testing.assert_close(learner.w, reference.w, rtol=0, atol=0)
 
 
 def test_a_longer_log_continues_the_optimizer():

@@ -3,14 +3,17 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from numbers import Real
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fewshot_sklearn.datasets._base import check_count
 from fewshot_sklearn.tasks import Task, TaskSet
-from fewshot_sklearn.tasks._random import RandomStateLike, stream
+from fewshot_sklearn.tasks._random import RandomStateLike, stream, stream_uniforms
+
+# How many rows are made at once: few enough to stay in a processor's cache.
+_MOST_ROWS = 2**15
 
 
 class FunctionTasks(TaskSet):
@@ -81,13 +84,18 @@ class FunctionTasks(TaskSet):
 
     @staticmethod
     @abstractmethod
-    def _evaluate(x: NDArray[np.float64], *coefficients: float) -> NDArray[np.float64]:
-        """Return the function's values at x."""
+    def _evaluate(x: NDArray[np.float64], *coefficients: Any) -> NDArray[np.float64]:
+        """Return the function's values at x; coefficients are numbers, or columns [T, 1]."""
 
-    def _draw_coefficients(self, task_id: int) -> NDArray[np.float64]:
+    def _draw_coefficients(self, task_id: int) -> list[float]:
         """Return the coefficients of a task, the same at every visit."""
+        uniforms = stream(self._function_key, task_id, 0).random(len(self.ranges))
+        return self._scaled(uniforms).tolist()
+
+    def _scaled(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return coefficients [..., n] drawn from their ranges."""
         low, high = np.array(list(self.ranges.values())).T
-        return np.asarray(stream(self._function_key, task_id, 0).uniform(low, high))
+        return np.asarray(low + (high - low) * uniforms)
 
     def coefficients(self, i: int) -> dict[str, float]:
         """Return the coefficients of one task's function.
@@ -107,8 +115,7 @@ class FunctionTasks(TaskSet):
         IndexError
             If there is no such task.
         """
-        values = self._draw_coefficients(self._task_id(i)).tolist()
-        return dict(zip(self.ranges, values, strict=True))
+        return dict(zip(self.ranges, self._draw_coefficients(self._task_id(i)), strict=True))
 
     def function(self, i: int) -> Callable[[ArrayLike], NDArray[np.float64]]:
         """Return one task's function, without noise: the best that a learner can do.
@@ -128,20 +135,50 @@ class FunctionTasks(TaskSet):
         IndexError
             If there is no such task.
         """
-        coefficients = self._draw_coefficients(self._task_id(i)).tolist()
+        coefficients = self._draw_coefficients(self._task_id(i))
         return lambda X: self._evaluate(np.asarray(X, dtype=np.float64).ravel(), *coefficients)
+
+    @property
+    def _n_at_once(self) -> int:
+        return max(1, _MOST_ROWS // (self.n_support + self.n_query))
 
     def _make_task(self, task_id: int, visit: int) -> Task:
         rng = self._stream(task_id, visit)
-        n_support, n_rows = self.n_support, self.n_support + self.n_query
-        x = rng.uniform(*self.x_range, size=n_rows)
-        y = self._evaluate(x, *self._draw_coefficients(task_id).tolist())
+        x = self._points(rng.random(self.n_support + self.n_query))
+        y = self._evaluate(x, *self._draw_coefficients(task_id))
         if self.noise:
-            y = y + self.noise * rng.standard_normal(n_rows)
-        X = x[:, None]
-        return Task(
-            X[:n_support], y[:n_support], X[n_support:], y[n_support:], name=self._name(task_id)
+            y = y + self.noise * rng.standard_normal(len(x))
+        X, n = x[:, None], self.n_support
+        return Task(X[:n], y[:n], X[n:], y[n:], name=self._name(task_id))
+
+    def _make_tasks(
+        self, task_ids: NDArray[np.int64], visits: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        n, n_rows = self.n_support, self.n_support + self.n_query
+        x = self._points(stream_uniforms(self._key, task_ids, visits, n_rows))
+        uniforms = stream_uniforms(
+            self._function_key, task_ids, np.zeros_like(visits), len(self.ranges)
         )
+        y = self._evaluate(x, *self._scaled(uniforms).T[..., None])
+        if self.noise:
+            y = y + self.noise * self._draw_noise(task_ids, visits, n_rows)
+        X = x[..., None]
+        return X[:, :n], y[:, :n], X[:, n:], y[:, n:]
+
+    def _points(self, uniforms: NDArray[np.float64]) -> NDArray[np.float64]:
+        low, high = self.x_range
+        return low + (high - low) * uniforms
+
+    def _draw_noise(
+        self, task_ids: NDArray[np.int64], visits: NDArray[np.int64], n_rows: int
+    ) -> NDArray[np.float64]:
+        """Return standard normal numbers [T, n_rows], which follow a stream's points."""
+        noise = np.empty((len(task_ids), n_rows))
+        for row, task_id, visit in zip(noise, task_ids.tolist(), visits.tolist(), strict=True):
+            rng = self._stream(task_id, visit)
+            rng.random(n_rows)
+            rng.standard_normal(out=row)
+        return noise
 
 
 class SinusoidTasks(FunctionTasks):
@@ -153,7 +190,7 @@ class SinusoidTasks(FunctionTasks):
     }
 
     @staticmethod
-    def _evaluate(x: NDArray[np.float64], *coefficients: float) -> NDArray[np.float64]:
+    def _evaluate(x: NDArray[np.float64], *coefficients: Any) -> NDArray[np.float64]:
         amplitude, phase = coefficients
         return amplitude * np.sin(x - phase)
 
@@ -169,7 +206,7 @@ class CubicTasks(FunctionTasks):
     }
 
     @staticmethod
-    def _evaluate(x: NDArray[np.float64], *coefficients: float) -> NDArray[np.float64]:
+    def _evaluate(x: NDArray[np.float64], *coefficients: Any) -> NDArray[np.float64]:
         return np.asarray(np.polyval(coefficients, x), dtype=np.float64)
 
 

@@ -22,7 +22,8 @@ class TaskSet(Sequence[Task], ABC):
     ``shape`` makes it a valid ``X`` for scikit-learn's splitters and searches.
 
     A subclass implements ``_make_task(task_id, visit)``, which takes its randomness from
-    ``self._stream(task_id, visit)`` only, and stores attributes with ``self._store``.
+    ``self._stream(task_id, visit)`` only, and stores attributes with ``self._store``. Where tasks
+    of one size are cheaper made together, it may implement ``_make_tasks`` beside it.
 
     Parameters
     ----------
@@ -108,6 +109,23 @@ class TaskSet(Sequence[Task], ABC):
     @abstractmethod
     def _make_task(self, task_id: int, visit: int) -> Task:
         """Make a task from its original number."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make tasks one by one where a subclass changes one task but not many."""
+        super().__init_subclass__(**options)
+        if "_make_task" in vars(cls) and "_make_tasks" not in vars(cls):
+            cls._n_at_once = 0  # type: ignore[assignment]
+
+    @property
+    def _n_at_once(self) -> int:
+        """How many tasks ``_make_tasks`` should make at once; 0 where it cannot."""
+        return 0
+
+    def _make_tasks(
+        self, task_ids: NDArray[np.int64], visits: NDArray[np.int64]
+    ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Make several visits: the members of ``_make_task``, bit for bit, stacked [T, ...]."""
+        raise NotImplementedError
 
     def _store(self, **attributes: Any) -> None:
         """Set attributes during construction."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,9 @@ from fewshot_sklearn.tasks._random import stream
 from fewshot_sklearn.tasks._rows import is_memory_mapped, n_rows
 from fewshot_sklearn.tasks._stream import StreamTasks
 from fewshot_sklearn.tasks._targets import ClassTargets, Columns, RealTargets
-from fewshot_sklearn.tasks._tensors import RowStore, TensorMaker, stack
+from fewshot_sklearn.tasks._task import Task
+from fewshot_sklearn.tasks._tensors import RowStore, TensorMaker, cut_batches, stack, stack_rows
+from fewshot_sklearn.tasks._tensors import TaskBatch as TaskBatch
 from fewshot_sklearn.tasks._validation import as_task, check_targets, describe
 
 # Tasks that are sorted by size at a time, when all of them are gone through.
@@ -32,45 +35,6 @@ Targets = ClassTargets | RealTargets
 
 
 @dataclass(frozen=True)
-class TaskBatch:
-    """A batch of tasks as padded tensors on one device.
-
-    Attributes
-    ----------
-    x_support, x_query : Tensor of shape (T, S, *) and (T, Q, *)
-        The rows' features.
-    y_support, y_query : Tensor of shape (T, S, C) and (T, Q, C)
-        One-hot labels or real targets; zero on padding rows.
-    support_mask, query_mask : bool Tensor of shape (T, S) and (T, Q), or None
-        False on padding rows; None when all tasks have the same size.
-    class_mask : bool Tensor of shape (T, C), or None
-        False for classes that a task does not have; None when every task has all of them
-        and in regression.
-    concepts : int64 Tensor of shape (T, C), or None
-        The number of what each column stands for over all of the training tasks, -1 for a column
-        that stands for nothing. Only where an estimator pre-trains with it.
-    """
-
-    x_support: Tensor
-    y_support: Tensor
-    x_query: Tensor
-    y_query: Tensor
-    support_mask: Tensor | None = None
-    query_mask: Tensor | None = None
-    class_mask: Tensor | None = None
-    concepts: Tensor | None = None
-
-    def __len__(self) -> int:
-        return int(self.x_support.shape[0])
-
-    def __getitem__(self, tasks: slice) -> TaskBatch:
-        """Return some of the tasks as a smaller batch."""
-        parts = [getattr(self, f.name) for f in fields(self)]
-        chosen: list[Any] = [part if part is None else part[tasks] for part in parts]
-        return TaskBatch(*chosen)
-
-
-@dataclass(frozen=True)
 class Draw:
     """One episode before it is stacked: its features are rows, or numbers of rows of a store."""
 
@@ -78,8 +42,13 @@ class Draw:
     y_support: NDArray[Any]
     x_query: Any
     y_query: NDArray[Any]
-    where: str
     number: int
+    name: Any
+
+    @property
+    def where(self) -> str:
+        """How an error calls it."""
+        return describe(self.number, self.name)
 
 
 class TaskLoader:
@@ -124,6 +93,7 @@ class TaskLoader:
         if isinstance(tasks, IndexedTaskSet):
             checked = not is_memory_mapped(tasks.X)
             self._store = RowStore(read_query(tasks.X), make, checked=checked)
+        self._read_before: dict[int, tuple[Task, Draw]] = {}
         self.n_batches = self.n_drawn = self.n_skipped = 0
 
     @property
@@ -146,11 +116,13 @@ class TaskLoader:
         support, query = self.tasks.draw(i, visit)
         y, row_of = self.tasks.y, self.tasks.row_of
         rows = (support, query) if row_of is None else (row_of[support], row_of[query])
-        where = describe(number, self.tasks._name(number))
-        return Draw(rows[0], y[support], rows[1], y[query], where, number)
+        return Draw(rows[0], y[support], rows[1], y[query], number, self.tasks._name(number))
 
     def from_task(self, candidate: Any, i: int) -> Draw:
-        """Read a task that exists already."""
+        """Read a task that exists already, once if it comes again."""
+        known = self._read_before.get(i)
+        if known is not None and known[0] is candidate:
+            return known[1]
         task = as_task(candidate, i)
         where = describe(i, task.name)
         x_support = _read(self._read_support, task.X_support, where)
@@ -158,7 +130,10 @@ class TaskLoader:
         for what, y in (("y_support", task.y_support), ("y_query", task.y_query)):
             check_targets(y, what=f"{where}: {what}", classifier=self._classifier)
         ys = np.asarray(task.y_support), np.asarray(task.y_query)
-        return Draw(x_support, ys[0], x_query, ys[1], where, i)
+        draw = Draw(x_support, ys[0], x_query, ys[1], i, task.name)
+        if isinstance(self.tasks, TaskList) and _is_of(draw, task):
+            self._read_before[i] = (task, draw)
+        return draw
 
     def collate(
         self,
@@ -180,28 +155,27 @@ class TaskLoader:
         make = self._make
         x_support, support_mask = self._features([d.x_support for d in draws])
         x_query, query_mask = self._features([d.x_query for d in draws])
+        supports, queries = [d.y_support for d in draws], [d.y_query for d in draws]
+        sizes = [len(y) for y in supports], [len(y) for y in queries]
+        where = [d.where for d in draws]
         if isinstance(self.targets, RealTargets):
             y_support, y_query = (
-                make.features(stack([self.targets.encode(y, where=d.where) for y, d in ys])[0])
-                for ys in ([(d.y_support, d) for d in draws], [(d.y_query, d) for d in draws])
+                make.features(stack_rows(self.targets.encode_many(ys, where=where), lengths)[0])
+                for ys, lengths in zip((supports, queries), sizes, strict=True)
             )
             concepts = self._concepts_of(draws, None, y_support.shape[-1])
             batch = TaskBatch(
                 x_support, y_support, x_query, y_query, support_mask, query_mask, None, concepts
             )
             return batch, None
-        encode = self.targets.encode
-        coded = [
-            encode(d.y_support, d.y_query if with_query_labels else None, where=d.where, rng=rng)
-            for d in draws
-        ]
-        columns = [c for _, _, c in coded]
+        support, query, columns = self.targets.encode_many(
+            supports, queries if with_query_labels else None, where=where, rng=rng
+        )
         n_columns = self.targets.width(columns)
-        y_support = make.one_hot(stack([s for s, _, _ in coded])[0], support_mask, n_columns)
+        y_support = make.one_hot(stack_rows(support, sizes[0])[0], support_mask, n_columns)
         y_query = x_query.new_zeros(*x_query.shape[:2], n_columns)
-        query_codes = [q for _, q, _ in coded if q is not None]
-        if query_codes:
-            y_query = make.one_hot(stack(query_codes)[0], query_mask, n_columns)
+        if query is not None:
+            y_query = make.one_hot(stack_rows(query, sizes[1])[0], query_mask, n_columns)
         class_mask = make.class_mask(columns, n_columns)
         concepts = self._concepts_of(draws, columns, n_columns)
         batch = TaskBatch(
@@ -259,30 +233,76 @@ class TaskLoader:
             When a whole epoch has no task with two classes.
         """
         rank, n_ranks = share
-        draws = self._learnable(self._visits(key, first_epoch))
+        mine = slice(rank * size, (rank + 1) * size)
+        if self._makes_many:
+            visits = self._visits(key, first_epoch, at_once=self.tasks._n_at_once)
+            for batch in cut_batches(map(self._make_many, visits), n_ranks * size):
+                self.n_drawn += n_ranks * size
+                self.n_batches += 1
+                yield batch[mine]
+        draws = self._learnable(self._draws(key, first_epoch))
         while True:
             rng = stream(key, self.n_batches, 2 * first_epoch + 1)
             drawn = list(itertools.islice(draws, n_ranks * size))
             if isinstance(self.targets, ClassTargets):
-                for draw in drawn[: rank * size]:  # their columns come first from the stream
+                for draw in drawn[: mine.start]:  # their columns come first from the stream
                     self.targets.encode(draw.y_support, None, where=draw.where, rng=rng)
-            batch = self.collate(drawn[rank * size :][:size], rng=rng)[0]
+            batch = self.collate(drawn[mine], rng=rng)[0]
             self.n_batches += 1
             yield batch
 
-    def _visits(self, key: NDArray[np.uint64], first_epoch: int) -> Iterator[Draw]:
-        n_before = self.n_drawn
+    @property
+    def _makes_many(self) -> bool:
+        """Whether many tasks can be made at once: of regression, and of one size."""
+        real = isinstance(self.targets, RealTargets) and self.concepts is None
+        return real and isinstance(self.tasks, TaskSet) and self.tasks._n_at_once > 0
+
+    def _visits(
+        self, key: NDArray[np.uint64], first_epoch: int, *, at_once: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Yield the positions and the visits of tasks that come, up to so many at once."""
+        n_tasks = len(self.tasks)
+        n_epochs, n_before = divmod(self.n_drawn, n_tasks)
+        n_joined = max(1, at_once // n_tasks)
+        for epoch in itertools.count(first_epoch + n_epochs, n_joined):
+            epochs = np.arange(epoch, epoch + n_joined)
+            order = np.concatenate(
+                [stream(key, e, 0).permutation(n_tasks) for e in epochs.tolist()]
+            )
+            visits = np.repeat(epochs, n_tasks)
+            for start in range(n_before, len(order), at_once):
+                yield order[start : start + at_once], visits[start : start + at_once]
+            n_before = 0
+
+    def _make_many(self, visits: tuple[NDArray[np.int64], NDArray[np.int64]]) -> TaskBatch:
+        """Make visits of tasks as one batch."""
+        positions, times = visits
+        x_support, y_support, x_query, y_query = self.tasks._make_tasks(
+            self.tasks.task_ids[positions], times
+        )
+        encode = partial(self.targets.encode, where="")
+        try:
+            x_support = _row_by_row(self._read_support, x_support)
+            x_query = _row_by_row(self._read_query, x_query)
+            for y in (y_support, y_query):
+                check_targets(y.ravel(), classifier=self._classifier)
+            y_support, y_query = (_row_by_row(encode, y) for y in (y_support, y_query))
+        except ValueError:  # which of the tasks is wrong they say one by one
+            draws = [self.draw(*v) for v in zip(positions.tolist(), times.tolist(), strict=True)]
+            return self.collate(draws)[0]
+        make = self._make.features
+        return TaskBatch(make(x_support), make(y_support), make(x_query), make(y_query))
+
+    def _draws(self, key: NDArray[np.uint64], first_epoch: int) -> Iterator[Draw]:
         if isinstance(self.tasks, StreamTasks):
+            n_before = self.n_drawn
             for i in itertools.count():
                 task = next(self.tasks)
                 if i >= n_before:
                     yield self.from_task(task, i)
-        n_epochs, n_before = divmod(n_before, len(self.tasks))
-        for epoch in itertools.count(first_epoch + n_epochs):
-            order = stream(key, epoch, 0).permutation(len(self.tasks))
-            for i in order[n_before:].tolist():
-                yield self.draw(i, epoch)
-            n_before = 0
+        for positions, visits in self._visits(key, first_epoch, at_once=_WINDOW):
+            for i, visit in zip(positions.tolist(), visits.tolist(), strict=True):
+                yield self.draw(i, visit)
 
     def _learnable(self, draws: Iterator[Draw]) -> Iterator[Draw]:
         n_in_a_row = 0
@@ -348,6 +368,17 @@ class TaskLoader:
         if isinstance(self.tasks, EpisodicTasks):
             return self.tasks.max_way
         return max(len(np.unique(d.y_support)) for d in draws)
+
+
+def _is_of(draw: Draw, task: Task) -> bool:
+    """Return whether a draw holds a task's own features, so that keeping it takes no memory."""
+    return draw.x_support is task.X_support and draw.x_query is task.X_query
+
+
+def _row_by_row(function: Callable[[Any], Any], stacked: NDArray[Any]) -> NDArray[Any]:
+    """Apply a function of rows [N, *] to the rows of many tasks [T, N, *]."""
+    rows = function(stacked.reshape(-1, *stacked.shape[2:]))
+    return np.asarray(rows.reshape(*stacked.shape[:2], *rows.shape[1:]))
 
 
 def _read(read_rows: ReadRows, X: Any, where: str) -> Any:

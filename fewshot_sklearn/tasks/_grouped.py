@@ -231,7 +231,7 @@ class GroupedTasks(IndexedTaskSet):
         group = self._groups[task_id]
         starts = self._cell_starts[self._first_cells[group] : self._first_cells[group + 1] + 1]
         members = self._order[starts[0] : starts[-1]]
-        counts = np.diff(starts)
+        counts = starts[1:] - starts[:-1]
         n_support = draw_count(rng, int(self._lows[task_id]), int(self._highs[task_id]))
         split = draw_stratified if self._stratify and len(counts) > 1 else draw_plain
         support = rng.permutation(split(rng, counts, n_support))

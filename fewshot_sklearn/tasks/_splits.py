@@ -1,5 +1,7 @@
 """How the rows of one group are split into a support and a query set."""
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -31,6 +33,21 @@ def allocate(
     ndarray of shape (n_classes,), dtype int64
         At least 1 and at most ``counts``; sums to ``n_support``.
     """
+    share, whole, n_spare = _shares(tuple(counts.tolist()), n_support)
+    if not n_spare:
+        return whole
+    remainder = share - whole + 1e-9 * rng.random(len(counts))
+    taken = whole.copy()
+    taken[(-remainder).argsort()[:n_spare]] += 1
+    return taken
+
+
+@lru_cache(maxsize=4096)
+def _shares(
+    counts_of_classes: tuple[int, ...], n_support: int
+) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    """Return each class's share, the whole rows of it, and how many rows are left to share."""
+    counts = np.array(counts_of_classes)
     share = counts * (n_support / counts.sum())
     rare = share < 1
     while rare.any():
@@ -43,11 +60,8 @@ def allocate(
             break
         rare = rarer
     whole = np.floor(share + 1e-9).astype(np.int64)
-    n_spare = n_support - int(whole.sum())
-    if n_spare:
-        remainder = share - whole + 1e-9 * rng.random(len(counts))
-        whole[np.argsort(-remainder)[:n_spare]] += 1
-    return np.asarray(whole)
+    whole.flags.writeable = False
+    return share, whole, n_support - int(whole.sum())
 
 
 def draw_stratified(
@@ -70,8 +84,8 @@ def draw_stratified(
         Distinct positions below ``counts.sum()``, class by class.
     """
     taken = allocate(rng, counts, n_support)
-    picks = draw_distinct(rng, counts, int(taken.max()))
-    picks += (np.cumsum(counts) - counts)[:, None]
+    picks = draw_distinct(rng, counts, max(taken.tolist()))
+    picks += (counts.cumsum() - counts)[:, None]
     return picks[np.arange(picks.shape[1]) < taken[:, None]]
 
 
@@ -129,5 +143,7 @@ def skip(taken: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int6
     >>> skip(np.array([4, 0]), np.array([0, 1, 2, 3])).tolist()
     [1, 2, 3, 5]
     """
-    gaps = np.sort(taken) - np.arange(len(taken))
-    return others + np.searchsorted(gaps, others, side="right")
+    gaps = taken.copy()
+    gaps.sort()
+    gaps -= np.arange(len(gaps))
+    return others + gaps.searchsorted(others, side="right")

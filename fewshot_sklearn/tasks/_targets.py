@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -37,6 +38,55 @@ class Columns:
         logits = logits.copy()
         logits[:, self.positions[~self.seen]] = -np.inf
         return logits
+
+
+@dataclass(frozen=True)
+class ClassesOfTasks:
+    """The classes of several tasks, one task's after the other's.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (n,)
+        The labels of each task's support set, sorted within the task.
+    starts : ndarray of shape (n_tasks + 1,), dtype int64
+        Where each task's classes begin, and the end.
+    support, query : ndarray of int64, or None
+        The place in ``classes`` of every support and query row, one task's after the other's.
+    """
+
+    classes: NDArray[Any]
+    starts: NDArray[np.int64]
+    support: NDArray[np.int64]
+    query: NDArray[np.int64] | None
+
+
+def find_classes(
+    supports: Sequence[NDArray[Any]], queries: Sequence[NDArray[Any]] | None
+) -> ClassesOfTasks | None:
+    """Find the classes of several tasks at once.
+
+    Returns
+    -------
+    ClassesOfTasks or None
+        None where labels are of several types, or a query has a label that its support lacks.
+    """
+    types = {y.dtype for y in (*supports, *(queries or ()))}
+    if len(types) > 1 or types.pop().kind == "O":
+        return None
+    labels, codes = np.unique(np.concatenate(supports), return_inverse=True)
+    n_labels, n_tasks = len(labels), len(supports)
+    firsts = np.arange(n_tasks + 1) * n_labels  # a number for each label of each task
+    places = np.repeat(firsts[:-1], [len(y) for y in supports]) + codes
+    known, support = np.unique(places, return_inverse=True)
+    query = None
+    if queries is not None:
+        y = np.concatenate(queries)
+        codes = np.searchsorted(labels, y).clip(max=n_labels - 1)
+        places = np.repeat(firsts[:-1], [len(y) for y in queries]) + codes
+        query = np.searchsorted(known, places).clip(max=len(known) - 1)
+        if not ((labels[codes] == y) & (known[query] == places)).all():
+            return None
+    return ClassesOfTasks(labels[known % n_labels], np.searchsorted(known, firsts), support, query)
 
 
 @dataclass(frozen=True)
@@ -94,6 +144,64 @@ class ClassTargets:
                 )
             query = positions[found]
         return positions[codes], query, Columns(classes, positions)
+
+    def encode_many(
+        self,
+        supports: Sequence[NDArray[Any]],
+        queries: Sequence[NDArray[Any]] | None,
+        *,
+        where: Sequence[str],
+        rng: np.random.Generator | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None, list[Columns]]:
+        """Write the labels of several tasks as columns: :meth:`encode` of each task in turn.
+
+        Parameters
+        ----------
+        supports, queries : sequence of ndarray of shape (S_t,) and (Q_t,); or None
+        where : sequence of str
+            How an error calls each task.
+        rng : Generator or None
+            As in :meth:`encode`.
+
+        Returns
+        -------
+        support, query : ndarray of shape (sum of S_t,) and (sum of Q_t,), or None
+            The codes of one task after those of another.
+        columns : list of Columns
+
+        Raises
+        ------
+        TaskError
+            As in :meth:`encode`.
+        """
+        found = find_classes(supports, queries)
+        positions = None if found is None else self._positions_of_many(found, rng)
+        if found is None or positions is None:  # labels that only one task at a time can tell of
+            queried = [None] * len(supports) if queries is None else queries
+            coded = [
+                self.encode(support, query, where=name, rng=rng)
+                for support, query, name in zip(supports, queried, where, strict=True)
+            ]
+            query_codes = [query for _, query, _ in coded if query is not None]
+            query = np.concatenate(query_codes) if query_codes else None
+            return np.concatenate([s for s, _, _ in coded]), query, [c for _, _, c in coded]
+        ends = found.starts[1:-1]
+        parts = zip(np.split(found.classes, ends), np.split(positions, ends), strict=True)
+        query = None if found.query is None else positions[found.query]
+        return positions[found.support], query, [Columns(*part) for part in parts]
+
+    def _positions_of_many(
+        self, found: ClassesOfTasks, rng: np.random.Generator | None
+    ) -> NDArray[np.int64] | None:
+        """Return the column of every class of every task; None where a task does not fit."""
+        counts = np.diff(found.starts)
+        if self.shared is not None:
+            positions = np.searchsorted(self.shared, found.classes).clip(max=len(self.shared) - 1)
+            return positions if (self.shared[positions] == found.classes).all() else None
+        if self.n_columns is not None and counts.max() > self.n_columns:
+            return None
+        ranks = [np.arange(n) for n in counts.tolist()]
+        return np.concatenate(ranks if rng is None else [rng.permutation(r) for r in ranks])
 
     def _positions(self, classes: NDArray[Any], where: str) -> NDArray[np.int64]:
         if self.shared is not None:
@@ -167,7 +275,7 @@ class ClassTargets:
         """Return C, the number of columns that a batch of tasks needs."""
         if self.n_columns is not None:
             return self.n_columns
-        return 1 + max(int(c.positions.max()) for c in columns)
+        return 1 + int(np.concatenate([c.positions for c in columns]).max())
 
 
 @dataclass(frozen=True)
@@ -202,6 +310,21 @@ class RealTargets:
                 f"got {y.shape[1]}."
             )
         return (y - self.mean) / self.scale
+
+    def encode_many(
+        self, ys: Sequence[NDArray[Any]], *, where: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Return the targets of several tasks, one after the other: :meth:`encode` of each.
+
+        Raises
+        ------
+        TaskError
+            As in :meth:`encode`.
+        """
+        if len({y.shape[1:] for y in ys}) > 1:
+            each = zip(ys, where, strict=True)
+            return np.concatenate([self.encode(y, where=name) for y, name in each])
+        return self.encode(np.concatenate(ys), where=where[0])
 
     def decode(self, outputs: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return outputs [N, C] in the users' units and shape."""
