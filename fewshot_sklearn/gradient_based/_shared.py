@@ -22,11 +22,12 @@ class NetworkEstimator(FewShotEstimator):
     def _make_network(self, spec: TaskSpec) -> TaskNetwork:
         """Return a new network with the head that the parameters ask for."""
         backbone = self._build_backbone(spec.input_shape)
-        refuse_written_buffers(backbone, spec.input_shape)
         n_features = embedding_size(backbone, spec.input_shape)
         head = nn.Linear(n_features, spec.n_outputs) if self._has_fixed_head(spec) else None
         loss = cross_entropy if self._estimator_type_is_classifier else squared_error
-        return task_network(backbone, head, n_features=n_features, loss=loss)
+        network = task_network(backbone, head, n_features=n_features, loss=loss)
+        refuse_written_buffers(backbone, spec.input_shape)
+        return network
 
     def _has_fixed_head(self, spec: TaskSpec) -> bool:
         """Say whether every output has a learned start of its own."""
