@@ -26,6 +26,8 @@ import torch
 from torch import nn
 
 from fewshot_sklearn import (
+    MLP,
+    ANILClassifier,
     Conv4,
     EpisodicTasks,
     GNNClassifier,
@@ -34,6 +36,7 @@ from fewshot_sklearn import (
     MatchingNetClassifier,
     ProtoNetClassifier,
     RelationNetClassifier,
+    ReptileClassifier,
     RidgeNetClassifier,
     SiameseNetClassifier,
 )
@@ -44,6 +47,15 @@ HERE = Path(__file__).parent
 SEED = 0
 
 SCHEDULE = {"meta_learning_rate": 2e-3, "schedule": "one_cycle", "validation_interval": 500}
+
+# As in the paper of MAML: each class has a learned start of its own, and one step is taken.
+FIVE_WAY_EPISODES = {"n_way": 5, "n_shot": 1, "n_query": 5}
+INNER = {
+    "head": "per_class",
+    "n_inner_steps": 1,
+    "inner_learning_rate": 0.4,
+    "meta_batch_size": 4,
+}
 
 # Training episodes and estimator of each method. The schedules are shorter than the papers', so
 # that one CPU core can run them; what was run is written beside the figures.
@@ -74,16 +86,33 @@ METHODS = {
         {"n_way": 20, "n_shot": 1, "n_query": 5},
         RidgeNetClassifier(backbone=Conv4(), meta_batch_size=1, **SCHEDULE),
     ),
-    "maml": (
-        {"n_way": 5, "n_shot": 1, "n_query": 5},
+    "maml": (FIVE_WAY_EPISODES, MAMLClassifier(backbone=Conv4(), **INNER, **SCHEDULE)),
+    "fomaml": (
+        FIVE_WAY_EPISODES,
+        MAMLClassifier(backbone=Conv4(), first_order=True, **INNER, **SCHEDULE),
+    ),
+    "anil": (FIVE_WAY_EPISODES, ANILClassifier(backbone=Conv4(), **INNER, **SCHEDULE)),
+    # Ten training shots, as in the paper, which takes 100,000 iterations with Adam inside.
+    "reptile": (
+        {"n_way": 5, "n_shot": 5, "n_query": 5},
+        ReptileClassifier(
+            backbone=Conv4(),
+            head="per_class",
+            inner_optimizer="sgd",
+            inner_learning_rate=0.1,
+            inner_batch_size=10,
+            n_training_steps=5,
+            n_inner_steps=20,
+            validation_interval=500,
+        ),
+    ),
+    # The network without convolutions of the paper.
+    "maml_mlp": (
+        FIVE_WAY_EPISODES,
         MAMLClassifier(
-            backbone=Conv4(n_filters=32),
-            n_inner_steps=3,
-            inner_learning_rate=0.4,
-            first_order=True,
-            meta_batch_size=4,
-            schedule="one_cycle",
-            validation_interval=250,
+            backbone=MLP(hidden_layer_sizes=(256, 128, 64, 64)),
+            **INNER | {"meta_batch_size": 16},
+            **SCHEDULE | {"meta_learning_rate": 3e-3},
         ),
     ),
     # Images of 14 x 14 pixels (the paper: 20 x 20), and the first five presentations of a class.
@@ -106,6 +135,10 @@ TEST_EPISODES = {
     "ridge": FIVE_WAY,
     "gnn": ((5, 1),),
     "maml": FIVE_WAY,
+    "fomaml": FIVE_WAY,
+    "anil": FIVE_WAY,
+    "reptile": FIVE_WAY,
+    "maml_mlp": FIVE_WAY,
     "mann": ((5, 1), (5, 4)),
 }
 # As ANY_WAY, with the networks and schedules of the papers.
