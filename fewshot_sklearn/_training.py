@@ -68,6 +68,7 @@ def meta_train(
     weights = [*learner.parameters(), *learner.buffers()]
     world.spread(weights)
     if not any(p.requires_grad for p in learner.parameters()):
+        next(batches)  # tasks that cannot be learned from are refused all the same
         learner.eval()
         return
     first = log.n_iter

@@ -4,17 +4,36 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from fewshot_sklearn import Conv4, MatchingNetClassifier, RelationNetClassifier
+from fewshot_sklearn import (
+    MLP,
+    Conv4,
+    MAMLClassifier,
+    MatchingNetClassifier,
+    RelationNetClassifier,
+)
 from fewshot_sklearn.utils.discovery import all_estimators
 from fewshot_sklearn.utils.estimator_checks import parametrize_with_fewshot_checks
 
 # Configurations that take another path through a method than the default does.
 VARIANTS = [
     MatchingNetClassifier(full_context=True),
+    MAMLClassifier(learned_rates="per_layer_per_step", multi_step_iter=20, first_order_iter=2),
 ]
-EVERY = [cls() for _, cls in all_estimators()] + VARIANTS
+# A small network where every weight of it runs an LSTM.
+OF_LSTMS = (
+    "LSTMMetaLearnerClassifier", "LSTMMetaLearnerRegressor",
+    "LearnedOptimizerClassifier", "LearnedOptimizerRegressor",
+)  # fmt: skip
+SMALL = {
+    name: {"backbone": MLP(hidden_layer_sizes=(16,)), "meta_learning_rate": 0.01}
+    for name in OF_LSTMS
+}
+EVERY = [cls(**SMALL.get(name, {})) for name, cls in all_estimators()] + VARIANTS
 # What the checks of scikit-learn need, which must separate three blobs, or their time does.
 SHORT = {
+    # Scores of many adapted networks in every iteration.
+    "ESMAMLClassifier": {"max_iter": 5, "n_perturbations": 2},
+    "ESMAMLRegressor": {"max_iter": 5, "n_perturbations": 2, "n_inner_steps": 50},
     "MANNClassifier": {"max_iter": 80},
     # A graph a query, whose sums in float32 round by where the query stands, more than is allowed.
     "GNNClassifier": {
@@ -23,6 +42,8 @@ SHORT = {
         "meta_batch_size": 4,
         "precision": "float64",
     },
+    # A row by itself rounds by more than is allowed too.
+    **{name: {"precision": "float64"} for name in OF_LSTMS},
 }
 TRAINED_BRIEFLY = [
     clone(e).set_params(**{"max_iter": 30} | SHORT.get(type(e).__name__, {})) for e in EVERY

@@ -23,6 +23,8 @@ class FewShotTags:
         Support rows describe classes and may have other features than query rows.
     ignores_support : bool, default=False
         The support set changes no prediction among its classes.
+    meta_trains : bool, default=True
+        Meta-training has parameters to learn.
     """
 
     order_dependent: bool = False
@@ -31,3 +33,4 @@ class FewShotTags:
     spread: bool = False
     describes_classes: bool = False
     ignores_support: bool = False
+    meta_trains: bool = True
