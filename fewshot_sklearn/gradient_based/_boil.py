@@ -5,15 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from ..base import FewShotClassifier, FewShotRegressor
-from ..nn.learner import State
+from ..nn.task_network import Rates
 from ..utils._tags import FewShotTags
-from ._shared import DescentEstimator, DescentLearner
+from ._shared import DescentEstimator, DescentLearner, StepsLearner
 
 
-class BOILLearner(DescentLearner):
+class BOILLearner(StepsLearner, DescentLearner):
     r"""Learn a head h, and the body from which a few gradient steps bring a task's rows to it [1]_.
 
     .. math::
@@ -37,11 +35,10 @@ class BOILLearner(DescentLearner):
        ICLR.
     """
 
-    def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
-        """Take K gradient steps with the body."""
+    def rates(self) -> Rates:
+        """Return the rates of the K steps of the body."""
         body = [f"backbone.{name}" for name, _ in self.backbone.named_parameters()]
-        rates = self.network.rates(self.inner_learning_rate, self.n_inner_steps, body)
-        return self.network.descend(rates, x, y, mask, first_order=self.first_order)
+        return self.network.rates(self.inner_learning_rate, self.n_inner_steps, body)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -10,18 +10,16 @@ from torch import Tensor
 
 from ..base import FewShotRegressor, TaskSpec
 from ..nn import TaskNetwork
-from ..nn.functional import mask_absent_classes
-from ..nn.learner import State
 from ..nn.task_network import Rates
 from ..utils._sklearn import Integral, Interval, StrOptions
-from ._shared import DescentEstimator, DescentLearner, HeadClassifier
+from ._shared import DescentEstimator, DescentLearner, HeadClassifier, StepsLearner
 from ._step_rates import LayerStepRates
 
 if TYPE_CHECKING:
     from ..tasks._batch import TaskBatch
 
 
-class MAMLLearner(DescentLearner):
+class MAMLLearner(StepsLearner, DescentLearner):
     r"""Learn the weights from which a few gradient steps solve a task [1]_.
 
     .. math::
@@ -48,10 +46,6 @@ class MAMLLearner(DescentLearner):
     def rates(self) -> Rates:
         """Return the rates of the K steps."""
         return self.network.rates(self.inner_learning_rate, self.n_inner_steps)
-
-    def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
-        """Take K gradient steps from the shared start."""
-        return self.network.descend(self.rates(), x, y, mask, first_order=self.first_order)
 
 
 class MAMLPlusPlusLearner(MAMLLearner):
@@ -130,12 +124,9 @@ class MAMLPlusPlusLearner(MAMLLearner):
             states = [self.network.descend(*given, **options)]
         else:
             states = self.network.trajectory(*given, **options)[1:]
-        losses = torch.stack([self._query_loss(state, batch) for state in states])
+        outputs = [self.predict(state, batch.x_query) for state in states]
+        losses = torch.stack([self.network.query_losses(o, batch).mean() for o in outputs])
         return (losses * losses.new_tensor(v)).sum()
-
-    def _query_loss(self, state: State, batch: TaskBatch) -> Tensor:
-        outputs = mask_absent_classes(self.predict(state, batch.x_query), batch.class_mask)
-        return self.loss(outputs, batch.y_query, batch.query_mask).mean()
 
     def meta_gradient(self, batch: TaskBatch) -> Tensor:
         """Add the meta-gradient to every parameter's ``grad``, and count the iteration."""

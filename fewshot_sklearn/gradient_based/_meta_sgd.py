@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..base import FewShotEstimator, FewShotRegressor, TaskSpec
-from ..nn import NetworkLearner, TaskNetwork
-from ..nn.learner import State
+from ..nn import TaskNetwork
+from ..nn.task_network import Rates
 from ..utils._sklearn import Interval, Real
-from ._shared import HeadClassifier, InnerStepsEstimator
+from ._shared import HeadClassifier, InnerStepsEstimator, StepsLearner
 
 
-class MetaSGDLearner(NetworkLearner):
+class MetaSGDLearner(StepsLearner):
     r"""Learn weights and a step size for each, with which a gradient step solves a task [1]_.
 
     .. math::
@@ -59,13 +59,13 @@ class MetaSGDLearner(NetworkLearner):
         )
         self.head_rates = nn.ParameterList([rates(shape, n_inner_steps > 0) for shape in shapes])
 
-    def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
-        """Take K steps from the shared start, each weight with a step size of its own."""
+    def rates(self) -> Rates:
+        """Return K times the step sizes, one for each entry of each weight."""
         names = [f"backbone.{name}" for name, _ in self.backbone.named_parameters()]
         rates = zip(
             [*names, "weight", "bias"], [*self.backbone_rates, *self.head_rates], strict=True
         )
-        return self.network.descend([dict(rates)] * self.n_inner_steps, x, y, mask)
+        return [dict(rates)] * self.n_inner_steps
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

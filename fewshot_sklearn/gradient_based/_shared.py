@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..base import FewShotClassifier, FewShotEstimator, TaskSpec
 from ..nn import NetworkLearner, TaskNetwork, embedding_size, task_network
 from ..nn.functional import cross_entropy, squared_error
-from ..nn.task_network import refuse_written_buffers
+from ..nn.learner import State
+from ..nn.task_network import Rates, refuse_written_buffers
 from ..utils._sklearn import Integral, Interval, Real, StrOptions
 from ..utils._tags import FewShotTags
+
+if TYPE_CHECKING:
+    from ..tasks._batch import TaskBatch
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -50,6 +54,30 @@ class InnerStepsEstimator(NetworkEstimator):
         "n_inner_steps": [Interval(Integral, 0, None, closed="left")],
         "inner_learning_rate": [Interval(Real, 0, None, closed="left")],
     }
+
+
+class StepsLearner(NetworkLearner):
+    """One whose tasks descend from the shared start, at rates that a subclass chooses.
+
+    Attributes
+    ----------
+    first_order : bool
+        Leave out the derivative of the inner gradients; False by default.
+    """
+
+    first_order: bool = False
+
+    def rates(self) -> Rates:
+        """Return how far each weight moves in each step."""
+        raise NotImplementedError
+
+    def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
+        """Take gradient steps from the shared start."""
+        return self.network.descend(self.rates(), x, y, mask, first_order=self.first_order)
+
+    def meta_loss(self, batch: TaskBatch) -> Tensor:
+        """Return the mean over tasks of the query loss after the steps."""
+        return self.network.outer_loss(self.rates(), batch, first_order=self.first_order)
 
 
 class DescentLearner(NetworkLearner):

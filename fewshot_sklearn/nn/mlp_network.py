@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .functional import cross_entropy, present_classes
 from .learner import Loss, State
 from .row_product import row_product, without_autocast
 from .task_network import Rates, TaskNetwork
@@ -32,6 +33,9 @@ from .written_out import (
     RowSum,
     written_out,
 )
+
+if TYPE_CHECKING:
+    from ..tasks._batch import TaskBatch
 
 
 @dataclass
@@ -170,6 +174,7 @@ class Descent:
         """
         of_rates: list[Tensor] = []
         of_rows: Tensor | None = None
+        own: State = {}  # what was made here, and may be written to
         for tape, step, more in reversed(list(zip(tapes, self.rates, later, strict=True))):
             learned = [n for n, r in step.items() if isinstance(r, Tensor) and r.requires_grad]
             gradients = _dense(self.stack.gradients(tape), learned)
@@ -181,10 +186,12 @@ class Descent:
             if not self.first_order:
                 scale, along = _along(v, step)
                 changes, of_delta = self.stack.products(tape, along, self.error, to_rows=to_rows)
-                v = {**v, **{n: _minus(v.get(n), c, scale) for n, c in changes.items()}}
+                own = {n: _minus(v.get(n), c, scale, in_place=n in own) for n, c in changes.items()}
+                v = {**v, **own}
                 if of_delta is not None:
                     of_rows = _minus(of_rows, of_delta, scale)
             v = {**v, **{n: v[n] + m if n in v else m for n, m in more.items()}}
+            own = {n: w for n, w in own.items() if n not in more}
         return v, of_rates, of_rows
 
 
@@ -243,25 +250,36 @@ class _Run(torch.autograd.Function):
 _LOW_RANK_GAIN = 4
 
 
-# How many times wider than the support set is long rows must be for the low-rank form to pay.
-_LOW_RANK_GAIN = 4
-
-
-class _Product(torch.autograd.Function):
-    """Rows [N, I] times a weight [O, I] that is learned, but not the rows."""
+class _OuterLoss(torch.autograd.Function):
+    """The mean loss of query rows after a descent, whose gradient is known with it."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(x)
+    def forward(ctx: Any, plan: Descent, query: Query, x: Tensor, *tensors: Tensor) -> Tensor:
+        names, n_tasks = plan.stack.names(), len(x)
+        shared = zip(names, tensors[: len(names)], strict=True)
         with without_autocast(x):
-            return torch.mm(x, weight.T)
+            start = {name: w.expand(n_tasks, *w.shape) for name, w in shared}
+            steps, tapes = plan.run(start, x, keep=True)
+            outputs, tape = plan.stack.forward(steps[-1], query.x)
+            plan.stack.backward(tape, query.error.delta(outputs)[0] / n_tasks)
+            v = _dense(plan.stack.gradients(tape), names)
+            v, of_rates, _ = plan.pull_back(v, tapes, [{}] * len(tapes), to_rows=False)
+            ctx.gradients = [*(v[name].sum(dim=0) for name in names), *of_rates]
+            return query.losses(outputs).mean()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, delta: Tensor) -> Any:
-        (x,) = ctx.saved_tensors
-        with without_autocast(delta):
-            return None, torch.mm(delta.T, x)
+    def backward(ctx: Any, share: Tensor) -> Any:
+        return None, None, None, *(share * gradient for gradient in ctx.gradients)
+
+
+@dataclass
+class Query:
+    """The query rows [T, Q, I] of some tasks, their losses [T] and its derivatives."""
+
+    x: Tensor
+    losses: Callable[[Tensor], Tensor]
+    error: Any
 
 
 class MLPNetwork(TaskNetwork):
@@ -284,7 +302,9 @@ class MLPNetwork(TaskNetwork):
         if layers is None:
             return super().forward(weights, x)
         x = x.flatten(2).to(weights["weight"].dtype)
-        if "update" in weights:
+        if "update" in weights and x.requires_grad:  # low rank leaves out what changes with rows
+            weights = self._full_rank(weights)
+        elif "update" in weights:
             first = cast("LinearLayer", layers[0])
             layers = [LowRankQueryLayer("update", "base", first.bias), *layers[1:]]
             weights = {**weights, "base": self._base(first, x)}
@@ -302,8 +322,8 @@ class MLPNetwork(TaskNetwork):
             return super().gradient(weights, x, y, mask)
         with torch.no_grad(), without_autocast(x):
             stack = Stack(layers)
-            outputs, tape = stack.forward(weights, x.flatten(2))
-            stack.backward(tape, ERRORS[self.loss](y, mask).delta(outputs)[0])
+            outputs, tape = stack.forward(weights, x.flatten(2).to(y.dtype))
+            stack.backward(tape, self._error(y, mask).delta(outputs)[0])
             losses = self.loss(self.known_outputs(outputs, y, mask), y, mask)
             return _dense(stack.gradients(tape), stack.names()), losses
 
@@ -315,8 +335,8 @@ class MLPNetwork(TaskNetwork):
         if layers is None:
             return super().curvature(weights, x, y, mask)
         with torch.no_grad(), without_autocast(x):
-            plan = Descent(Stack(layers), [], ERRORS[self.loss](y, mask))
-            tape = plan.linearise(weights, x.flatten(2))
+            plan = Descent(Stack(layers), [], self._error(y, mask))
+            tape = plan.linearise(weights, x.flatten(2).to(y.dtype))
 
         def product(v: State) -> State:
             with torch.no_grad(), without_autocast(x):
@@ -335,6 +355,35 @@ class MLPNetwork(TaskNetwork):
         moved = torch.mm(update.flatten(0, 1).T, rows.flatten(0, 1)) / len(rows)
         return super().mean_weights(state) | {first.weight: self._shared_weight(first) + moved}
 
+    def _full_rank(self, state: State) -> State:
+        """Return a state with the first layer's weight as it is."""
+        first = cast("LinearLayer", (self._layers() or [])[0])
+        state = dict(state)
+        moved = torch.bmm(state.pop("update").mT, state.pop("rows"))
+        return state | {first.weight: self._shared_weight(first) + moved}
+
+    def outer_loss(self, rates: Rates, batch: TaskBatch, *, first_order: bool) -> Tensor:
+        """Return the mean query loss after a descent; as in the base class."""
+        layers, x = self._layers(), batch.x_support
+        composed = not rates or not torch.is_grad_enabled()
+        if layers is None or composed or _is_low_rank(layers[0], rates, x.flatten(2), {}):
+            return super().outer_loss(rates, batch, first_order=first_order)
+        query = Query(
+            batch.x_query.flatten(2),
+            lambda outputs: self.query_losses(outputs, batch),
+            ERRORS[self.loss](batch.y_query, batch.query_mask, batch.class_mask),
+        )
+        error = self._error(batch.y_support, batch.support_mask)
+        plan = Descent(Stack(layers), rates, error, first_order)
+        start = self.shared_start(batch.y_support)
+        shared = [start[name] for name in plan.stack.names()]
+        return _OuterLoss.apply(plan, query, x.flatten(2), *shared, *plan.rate_tensors())
+
+    def _error(self, y: Tensor, mask: Tensor | None) -> Any:
+        """Return the derivatives of the support loss."""
+        present = present_classes(y, mask) if self.loss is cross_entropy else None
+        return ERRORS[self.loss](y, mask, present)
+
     def _walk(
         self,
         rates: Rates,
@@ -347,11 +396,11 @@ class MLPNetwork(TaskNetwork):
         every_step: bool,
     ) -> list[State]:
         layers = self._layers()
-        if layers is None or not rates:
+        if layers is None or not any(rates):
             return super()._walk(
                 rates, x, y, mask, start, first_order=first_order, every_step=every_step
             )
-        error = ERRORS[self.loss](y, mask)
+        error = self._error(y, mask)
         weights = {**self.start(y), **start}
         x = x.flatten(2).to(y.dtype)
         if not _is_low_rank(layers[0], rates, x, start):
@@ -421,11 +470,13 @@ def _descend(plan: Descent, weights: State, x: Tensor) -> list[State]:
     return [weights, *after] if plan.every_step else after
 
 
-def _minus(a: Tensor | None, b: Tensor | RowSum, scale: float | Tensor) -> Tensor:
-    """Return a - scale * b; a is zero if None."""
+def _minus(
+    a: Tensor | None, b: Tensor | RowSum, scale: float | Tensor, *, in_place: bool = False
+) -> Tensor:
+    """Return a - scale * b; a is zero if None, and may be written to if ``in_place``."""
     if isinstance(b, RowSum):
         if a is not None and not isinstance(scale, Tensor):
-            return b.taken_from(a, scale)
+            return b.taken_from(a, scale, in_place=in_place)
         b = b.dense()
     if a is None:
         return b * -scale
@@ -443,7 +494,7 @@ def _dense(gradients: Gradients, names: list[str]) -> State:
 def _along(v: State, step: Mapping[str, float | Tensor]) -> tuple[float, State]:
     """Return a number and weights whose product is v times the rates of a step."""
     rates = list(step.values())
-    if all(isinstance(r, float) and r == rates[0] for r in rates):
+    if rates and all(isinstance(r, float) and r == rates[0] for r in rates):
         return float(rates[0]), {n: v[n] for n in step}
     return 1.0, {n: v[n] * r for n, r in step.items()}
 

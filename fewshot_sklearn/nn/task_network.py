@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,9 @@ from torch.func import functional_call, grad, grad_and_value, vjp
 from .functional import cross_entropy, mask_absent_classes, present_classes
 from .learner import Loss, State
 from .task_map import map_tasks, should_loop
+
+if TYPE_CHECKING:
+    from ..tasks._batch import TaskBatch
 
 # For every inner step, how far each weight moves along its gradient; a weight without a rate stays.
 Rates = Sequence[Mapping[str, "float | Tensor"]]
@@ -51,11 +55,15 @@ class TaskNetwork:
     ) -> None:
         refuse_running_statistics(backbone)
         self.backbone, self.head, self.n_features, self.loss = backbone, head, n_features, loss
-        self._places = [
-            ((f"{prefix}." if prefix else "") + name, module, name)
+        # A weight that several layers share has the first one's name, and is one weight.
+        first = {id(w): name for name, w in backbone.named_parameters(prefix="backbone")}
+        held = [
+            (f"{prefix}.{name}", first[id(w)], module, name)
             for prefix, module in backbone.named_modules(prefix="backbone")
-            for name, _ in module.named_parameters(recurse=False)
+            for name, w in module.named_parameters(recurse=False)
         ]
+        self._places = [(name, module, own) for name, of, module, own in held if name == of]
+        self._weight_of = {name.removeprefix("backbone."): of for name, of, _, _ in held}
 
         weights = [*backbone.parameters(), *([] if head is None else head.parameters())]
         self._n_weights = sum(w.numel() for w in weights)
@@ -117,8 +125,9 @@ class TaskNetwork:
 
     def forward_task(self, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
         """Run the network of one task: [N, *] -> [N, C]."""
-        own = {k.removeprefix("backbone."): w for k, w in weights.items() if "." in k}
-        z = functional_call(self.backbone, own, (x,))
+        own = {name: weights[of] for name, of in self._weight_of.items()}
+        # By itself functional_call leaves foreign weights in a module that stands in two places.
+        z = functional_call(self.backbone, own, (x,), tie_weights=False)
         return F.linear(z, weights["weight"], weights["bias"])
 
     def task_loss(
@@ -236,6 +245,28 @@ class TaskNetwork:
         """Return the weights before the first and after every step; as :meth:`descend`."""
         return self._walk(rates, x, y, mask, start or {}, first_order=first_order, every_step=True)
 
+    def outer_loss(self, rates: Rates, batch: TaskBatch, *, first_order: bool) -> Tensor:
+        """Return the mean over tasks of the query loss after a descent on the support loss.
+
+        Parameters
+        ----------
+        rates, first_order : as in :meth:`descend`
+        batch : TaskBatch
+
+        Returns
+        -------
+        loss : Tensor of shape ()
+            To be differentiated with respect to the start and the rates.
+        """
+        given = batch.x_support, batch.y_support, batch.support_mask
+        weights = self.descend(rates, *given, first_order=first_order)
+        return self.query_losses(self.forward(weights, batch.x_query), batch).mean()
+
+    def query_losses(self, outputs: Tensor, batch: TaskBatch) -> Tensor:
+        """Return the query loss of every task [T] from the outputs of its query rows."""
+        outputs = mask_absent_classes(outputs, batch.class_mask)
+        return self.loss(outputs, batch.y_query, batch.query_mask)
+
     def _walk(
         self,
         rates: Rates,
@@ -261,7 +292,8 @@ class TaskNetwork:
                 def loss(moved: State, fixed: State = fixed) -> Tensor:
                     return self.task_loss({**fixed, **moved}, x, y, mask)
 
-                gradient = differentiate(loss, {n: weights[n] for n in step}, first_order)
+                at = {name: weights[name] for name in step}
+                gradient = differentiate(loss, at, first_order) if step else {}
                 moved = {name: weights[name] - r * gradient[name] for name, r in step.items()}
                 weights = {**weights, **moved}
                 steps.append(weights)

@@ -15,7 +15,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -27,7 +27,6 @@ from .functional import (
     cross_entropy,
     mask_absent_classes,
     masked_labels,
-    present_classes,
     squared_error,
 )
 from .learner import Loss, State
@@ -52,13 +51,15 @@ class RowSum:
         (a, b), *others = self.pairs
         return _add_rows(torch.bmm(a.mT, b), others, 1.0)
 
-    def taken_from(self, weight: Tensor, scale: float) -> Tensor:
+    def taken_from(self, weight: Tensor, scale: float, *, in_place: bool = False) -> Tensor:
         """Return a weight minus ``scale`` times the sum."""
+        if in_place:
+            return _add_rows(weight, self.pairs, -scale)
         (a, b), *others = self.pairs
         return _add_rows(torch.baddbmm(weight, a.mT, b, alpha=-scale), others, -scale)
 
 
-def _add_rows(total: Tensor, pairs: list[tuple[Tensor, Tensor]], scale: float) -> Tensor:
+def _add_rows(total: Tensor, pairs: Iterable[tuple[Tensor, Tensor]], scale: float) -> Tensor:
     for a, b in pairs:
         total.baddbmm_(a.mT, b, alpha=scale)
     return total
@@ -305,18 +306,19 @@ Layer = LinearLayer | Activation | NormLayer
 
 
 class SoftmaxError:
-    """The derivatives of every task's mean cross-entropy, over the classes of its rows.
+    """The derivatives of every task's mean cross-entropy.
 
     Parameters
     ----------
     y : Tensor of shape (T, N, C)
     mask : bool Tensor of shape (T, N) or None
+    present : bool Tensor of shape (T, C) or None
+        The classes that each task has; None: all.
     """
 
-    def __init__(self, y: Tensor, mask: Tensor | None) -> None:
+    def __init__(self, y: Tensor, mask: Tensor | None, present: Tensor | None) -> None:
         y = masked_labels(y, mask)
-        present = present_classes(y, None)
-        self._present = None if bool(present.all()) else present
+        self._present = None if present is None or bool(present.all()) else present
         share = 1.0 / _n_rows(y, mask)
         self._weight = y.sum(dim=-1, keepdim=True) * share
         self._target = y * share
@@ -336,7 +338,7 @@ class SoftmaxError:
 class SquaredError:
     """The derivatives of every task's mean squared error; parameters as :class:`SoftmaxError`."""
 
-    def __init__(self, y: Tensor, mask: Tensor | None) -> None:
+    def __init__(self, y: Tensor, mask: Tensor | None, present: Tensor | None) -> None:
         self._y = y
         self._weight: Any = 2.0 / (_n_rows(y, mask) * y.shape[2])
         if mask is not None:
@@ -426,14 +428,19 @@ def written_out(backbone: nn.Module, *, training: bool) -> list[Layer] | None:
     ----------
     backbone : nn.Module
         With layers in a row, alone, in an ``nn.Sequential`` or as built by
-        :class:`~fewshot_sklearn.MLP`.
+        :class:`~fewshot_sklearn.MLP`. No two of them share a weight, and none has hooks.
     training : bool
         Whether dropout is at work.
     """
+    modules = _in_a_row("backbone", backbone)
+    weights = [id(w) for _, module in modules for w in module.parameters()]
+    if len(set(weights)) < len(weights) or any(map(_has_hooks, backbone.modules())):
+        return None
     layers: list[Layer] = []
-    for name, module in _in_a_row("backbone", backbone):
+    for name, module in modules:
         layer = [] if type(module) is nn.Dropout and not training else _layer(name, module)
-        if layer is None or module._forward_hooks or module._forward_pre_hooks:
+        late = type(module) is nn.Flatten and any(before.names() for before in layers)
+        if layer is None or late:  # rows are flat from the first layer on
             return None
         layers.extend(layer)
     return layers
@@ -441,14 +448,19 @@ def written_out(backbone: nn.Module, *, training: bool) -> list[Layer] | None:
 
 def _in_a_row(name: str, module: nn.Module) -> list[tuple[str, nn.Module]]:
     if type(module) is MLPBackbone:
-        return _in_a_row(f"{name}.layers", module.layers)
+        return [(name, nn.Flatten()), *_in_a_row(f"{name}.layers", module.layers)]
     if type(module) is nn.Sequential:
         return [
             inner
-            for k, child in module.named_children()
+            for k, child in zip(module._modules, module, strict=True)  # one may stand there twice
             for inner in _in_a_row(f"{name}.{k}", child)
         ]
     return [(name, module)]
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks
+    return any((*hooks, module._backward_hooks, module._backward_pre_hooks))
 
 
 def _layer(name: str, module: nn.Module) -> list[Layer] | None:

@@ -21,6 +21,7 @@ from fewshot_sklearn.nn import MLPNetwork, TaskNetwork, task_network
 from fewshot_sklearn.nn import mlp_network as mlp_network_module
 from fewshot_sklearn.nn.functional import cross_entropy, gaussian_nll, squared_error
 from fewshot_sklearn.nn.task_network import refuse_written_buffers
+from fewshot_sklearn.tasks._batch import TaskBatch
 
 T, S, Q, C = 3, 5, 4, 3
 ALPHA = 0.3
@@ -208,6 +209,39 @@ def test_a_rate_a_layer_and_step_can_be_learned(kind, form):
     _, expected = problem.reference(rates)
     leaves = [*(r for step in rates for r in step.values()), *problem.parameters]
     assert_same_gradients(problem.outer([state]), expected, leaves)
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["full", "masked"])
+@pytest.mark.parametrize("first_order", [False, True], ids=["second-order", "first-order"])
+@pytest.mark.parametrize("learned", [False, True], ids=["one rate", "learned rates"])
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_the_outer_loss_with_its_gradient_at_hand_is_that_of_its_parts(
+    loss, learned, first_order, masked, form
+):
+    """MLPs know the gradient of the outer loss with it; ``TaskNetwork`` composes it."""
+    problem = Problem(MLPS["mlp-silu-layer"], loss, masked=masked)
+    network, query_mask, class_mask = problem.network, None, None
+    if masked:
+        query_mask = torch.arange(Q) < torch.tensor([[4], [3], [2]])
+    if loss is cross_entropy:
+        class_mask = torch.tensor([[True, True, True]] * (T - 1) + [[True, False, True]])
+        problem.y[T - 1] = problem.y_query[T - 1] = torch.eye(C)[0].double()
+    shared, rates = network.shared_start(problem.y), network.rates(ALPHA, 2)
+    if learned:
+        rates = [{name: leaf(torch.rand_like(w)) for name, w in shared.items()}] * 2
+    batch = TaskBatch(
+        problem.x, problem.y, problem.x_query, problem.y_query,
+        problem.mask, query_mask, class_mask,
+    )  # fmt: skip
+    got = network.outer_loss(rates, batch, first_order=first_order)
+    assert type(got.grad_fn).__name__ == (
+        "_OuterLossBackward" if learned or form == "dense" else "MeanBackward0"
+    )
+    expected = TaskNetwork.outer_loss(network, rates, batch, first_order=first_order)
+    leaves = problem.parameters + (list(rates[0].values()) if learned else [])
+    assert_same_gradients(3 * got, 3 * expected, leaves)
+    with torch.no_grad():
+        assert_close(network.outer_loss(rates, batch, first_order=first_order), got)
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
