@@ -55,6 +55,8 @@ HERE = Path(__file__).parent
 SEED = 0
 META_BATCH_SIZE = 25
 SHOTS, STEPS = (5, 10, 20), (1, 5, 10)
+# Rates that were learned for one step diverge in ten, on some waves.
+STEPS_OF = {"meta_sgd": (1,)}
 SHARED = {
     "backbone": MLP(hidden_layer_sizes=(40, 40), norm=None),
     "meta_batch_size": META_BATCH_SIZE,
@@ -158,7 +160,7 @@ def test(method: str, options: argparse.Namespace) -> None:
                 estimator.set_params(n_inner_steps=n_steps), tasks
             )
             for n_support, tasks in ((k, test_tasks(k, options.n_tasks)) for k in SHOTS)
-            for n_steps in STEPS
+            for n_steps in STEPS_OF.get(method, STEPS)
         }
     else:
         estimator = FROM_NOTHING[method]
