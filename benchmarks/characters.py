@@ -258,16 +258,14 @@ def tabulate() -> None:
         write_table(f"omniglot_{method}", [header, ["here", *row], *published])
         together += [[f":doc:`{method}`", *row], *published]
     write_table("characters", together)
-    rows = [["", *columns[:2], "iterations", "time of one core"]]
+    rows = [["", *columns[:2], "iterations"]]
     for method, title in GRADIENT_BASED.items():
         record = recorded(method)
         if record is None:
             continue
-        minutes = f"{record['training_seconds'] / 60:.0f} min"
-        n_iter = f"{record['n_meta_iter']:,}"
-        rows.append([title, *accuracies(record, columns[:2]), n_iter, minutes])
+        rows.append([title, *accuracies(record, columns[:2]), f"{record['n_meta_iter']:,}"])
         if method in PUBLISHED:
-            rows.append([*PUBLISHED[method], ""])
+            rows.append([*PUBLISHED[method]])
     write_table("characters_gradient", rows)
 
 

@@ -27,6 +27,10 @@ MOST_QUERY_ROWS = 4096
 
 def query_outputs(learner: Learner, batch: TaskBatch) -> torch.Tensor:
     """Adapt to every task of a batch and return the outputs of its query rows [T, Q, C]."""
+    size = learner.tasks_at_once(batch)
+    if size < len(batch):
+        parts = [batch[i : i + size] for i in range(0, len(batch), size)]
+        return torch.cat([query_outputs(learner, part) for part in parts])
     state = learner.adapt(batch.x_support, batch.y_support, batch.support_mask)
     state = learner.for_queries(state, batch.x_query, batch.query_mask)
     pieces = batch.x_query.split(max(1, MOST_QUERY_ROWS // len(batch)), dim=1)
@@ -51,7 +55,7 @@ def check_finite(outputs: NDArray[np.float64]) -> NDArray[np.float64]:
         raise ValueError(
             "the outputs must be finite, but some are NaN or infinite: the support or query rows "
             "are too large for the network, or the adaptation diverged; scale the features or "
-            "take smaller inner steps."
+            "take smaller inner steps (a lower inner_learning_rate)."
         )
     return outputs
 

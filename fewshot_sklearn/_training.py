@@ -201,7 +201,8 @@ def _step(run: TrainingRun, batches: Iterator[TaskBatch]) -> None:
         raise MetaTrainingError(
             f"meta-training diverged at iteration {iteration}: the meta-loss is {loss} and the "
             f"gradient's norm {norm}. The last weights with a finite loss are kept. Scale the "
-            "features, or lower meta_learning_rate or clip_norm.",
+            "features, or lower meta_learning_rate, clip_norm or, where tasks are adapted to by "
+            "gradient steps, inner_learning_rate.",
             iteration=iteration,
         )
     run.good.take()

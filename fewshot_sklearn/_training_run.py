@@ -254,6 +254,14 @@ class TrainingRun:
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         """Take an optimizer's state, which may come from another device."""
         groups = [{**group, **self._fused} for group in state["param_groups"]]
+        n_before, n_now = sum(len(g["params"]) for g in groups), len(self.parameters)
+        if n_before != n_now:
+            raise ValueError(
+                f"meta-training goes on with the {n_before} tensors of weights that it learned so "
+                f"far, but as the parameters are now it learns {n_now}: some have an effect in "
+                "certain numbers of n_inner_steps only. Set n_inner_steps back to what it was in "
+                "meta_fit, or call meta_fit again."
+            )
         self.optimizer.load_state_dict({**state, "param_groups": groups})
 
     def clear_gradient(self) -> None:

@@ -305,6 +305,7 @@ def test_a_loss_or_gradient_that_is_not_finite_stops_training_at_the_last_good_w
         train(learner, log=log)
     assert caught.value.iteration == 4
     assert "meta_learning_rate" in str(caught.value)
+    assert "inner_learning_rate" in str(caught.value)
     assert learner.w.item() == learner.seen[2]
     assert log.n_iter == len(log.losses) == 3
     assert np.isfinite(log.losses).all()
@@ -782,7 +783,9 @@ def test_bf16_learns_about_what_float32_learns(cls, tasks):
     full, half = (small(cls, precision=p).meta_fit(tasks) for p in ("float32", "bf16"))
     assert {p.dtype for p in half._meta.learner.parameters()} == {torch.float32}
     np.testing.assert_allclose(half.meta_loss_curve_, full.meta_loss_curve_, rtol=0.05)
-    assert not np.array_equal(half.meta_loss_curve_, full.meta_loss_curve_)
+    # MAML's network here is written out, in full precision whatever is asked for.
+    same = np.array_equal(half.meta_loss_curve_, full.meta_loss_curve_)
+    assert same == (cls is MAMLClassifier)
     np.testing.assert_allclose(predictions(half, tasks), predictions(full, tasks), atol=0.1)
 
 

@@ -58,7 +58,8 @@ class BOILClassifier(FewShotClassifier, DescentEstimator):
     inner_learning_rate : float, default=0.5
         Their step size. An adaptation parameter.
     first_order : bool, default=False
-        Leave the second derivatives out of the meta-gradient: cheaper, nearly as good.
+        Leave the second derivatives out of the meta-gradient: cheaper. It may change after
+        ``meta_fit``, and acts in meta-training only.
     %(shared_parameters)s
 
     Attributes
@@ -119,7 +120,8 @@ class BOILRegressor(FewShotRegressor, DescentEstimator):
     inner_learning_rate : float, default=0.01
         Their step size. An adaptation parameter.
     first_order : bool, default=False
-        Leave the second derivatives out of the meta-gradient: cheaper, nearly as good.
+        Leave the second derivatives out of the meta-gradient: cheaper. It may change after
+        ``meta_fit``, and acts in meta-training only.
     %(shared_parameters)s
     %(regressor_parameters)s
 

@@ -187,7 +187,7 @@ class CAVIAClassifier(FewShotClassifier, _CAVIAEstimator):
     >>> from fewshot_sklearn import CAVIAClassifier, GroupedTasks
     >>> rng = np.random.default_rng(0)
     >>> X, assay = rng.normal(size=(2000, 4)), np.arange(2000) % 40
-    >>> y = np.where(X[:, 0] + rng.normal(size=40)[assay] > 0, "active", "inactive")
+    >>> y = np.where(X[:, 0] + rng.uniform(-1, 1, 40)[assay] > 0, "active", "inactive")
     >>> tasks = GroupedTasks(X, y, assay, n_support=16, random_state=0)
     >>> clf = CAVIAClassifier(max_iter=100, random_state=0).meta_fit(tasks[:30])
     >>> X_support, y_support, X_query, y_query = tasks[30]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 from ..base import FewShotRegressor, TaskSpec
 from ..nn import NetworkLearner, TaskNetwork
 from ..nn.conjugate_gradients import conjugate_gradients
-from ..nn.functional import mask_absent_classes
 from ..nn.learner import State
 from ..nn.outer_gradient import add_to_start, loss_gradient
 from ..utils._sklearn import Integral, Interval, Real
@@ -88,16 +88,11 @@ class IMAMLLearner(NetworkLearner):
 
     def add_gradient(self, batch: TaskBatch, share: float) -> Tensor:
         """Add the implicit meta-gradient (eq. 6) and return the query loss."""
-
-        def query_loss(outputs: Tensor) -> Tensor:
-            outputs = mask_absent_classes(outputs, batch.class_mask)
-            return self.loss(outputs, batch.y_query, batch.query_mask)
-
         support = batch.x_support, batch.y_support, batch.support_mask
         optimum = self.adapt(*support)
-        outer, losses = loss_gradient(self.network, optimum, batch.x_query, query_loss)
+        query_losses = partial(self.network.query_losses, batch=batch)
+        outer, losses = loss_gradient(self.network, optimum, batch.x_query, query_losses)
         hessian = self.network.curvature(optimum, *support)
-
         strength = self.proximal_strength + self.cg_damping
 
         def product(v: State) -> State:
@@ -117,7 +112,7 @@ class _IMAMLEstimator(InnerStepsEstimator):
     n_inner_steps: int = 16
     proximal_strength: float = 2.0
     n_cg_steps: int = 5
-    cg_damping: float = 10.0
+    cg_damping: float = 22.0
 
     _adaptation_parameters: ClassVar[frozenset[str]] = (
         InnerStepsEstimator._adaptation_parameters | {"proximal_strength"}
@@ -160,7 +155,7 @@ class IMAMLClassifier(HeadClassifier, _IMAMLEstimator):
     n_cg_steps : int, default=5
         Steps of conjugate gradients on the linear system of the meta-gradient, each about two
         passes over the support rows. None of them, 0, leaves the second derivatives out.
-    cg_damping : float, default=10.0
+    cg_damping : float, default=22.0
         Added to lambda in that system. 0 is the paper's formula, which needs inner steps that
         arrive at a minimum; a large value approaches the first-order gradient.
     head : {"auto", "shared", "per_class"}, default="auto"
@@ -232,7 +227,7 @@ class IMAMLRegressor(FewShotRegressor, _IMAMLEstimator):
     n_cg_steps : int, default=5
         Steps of conjugate gradients on the linear system of the meta-gradient, each about two
         passes over the support rows. None of them, 0, leaves the second derivatives out.
-    cg_damping : float, default=10.0
+    cg_damping : float, default=22.0
         Added to lambda in that system. 0 is the paper's formula, which needs inner steps that
         arrive at a minimum; a large value approaches the first-order gradient.
     %(shared_parameters)s

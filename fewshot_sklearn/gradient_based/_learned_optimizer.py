@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..base import FewShotRegressor, TaskSpec
 from ..nn import CoordinatewiseLearner, TaskNetwork, log_and_sign
 from ..nn.coordinatewise import LOG_SCALE, Memory
-from ..nn.functional import mask_absent_classes
 from ..utils._sklearn import Integral, Interval
 from ._shared import HeadClassifier, InnerStepsEstimator
 
@@ -85,12 +84,8 @@ class LearnedOptimizerLearner(CoordinatewiseLearner):
     def meta_loss(self, batch: TaskBatch) -> Tensor:
         """Return the mean query loss of the weights after every step."""
         steps = self.trajectory(batch.x_support, batch.y_support, batch.support_mask)
-        losses = []
-        for weights in steps[1:] or steps:
-            outputs = self.predict(weights, batch.x_query)
-            outputs = mask_absent_classes(outputs, batch.class_mask)
-            losses.append(self.loss(outputs, batch.y_query, batch.query_mask).mean())
-        return torch.stack(losses).mean()
+        outputs = [self.predict(weights, batch.x_query) for weights in steps[1:] or steps]
+        return torch.stack([self.network.query_losses(o, batch).mean() for o in outputs]).mean()
 
 
 def begin_as_descent(first: nn.LSTMCell, second: nn.LSTMCell, output: nn.Linear) -> None:

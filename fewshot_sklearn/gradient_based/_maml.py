@@ -188,6 +188,7 @@ class MAMLClassifier(HeadClassifier, _MAMLEstimator):
         Their step size. An adaptation parameter.
     first_order : bool, default=False
         Leave the second derivatives out of the meta-gradient (FOMAML): cheaper, nearly as good.
+        It may change after ``meta_fit``, and acts in meta-training only.
     learned_rates : {"per_layer_per_step"} or None, default=None
         Learn a rate for every layer in every inner step, as MAML++ [2]_ does.
         ``inner_learning_rate`` is where they start; another value after meta-training scales all
@@ -266,6 +267,7 @@ class MAMLRegressor(FewShotRegressor, _MAMLEstimator):
         Their step size. An adaptation parameter.
     first_order : bool, default=False
         Leave the second derivatives out of the meta-gradient (FOMAML): cheaper, nearly as good.
+        It may change after ``meta_fit``, and acts in meta-training only.
     learned_rates : {"per_layer_per_step"} or None, default=None
         Learn a rate for every layer in every inner step, as MAML++ [2]_ does.
         ``inner_learning_rate`` is where they start; another value after meta-training scales all

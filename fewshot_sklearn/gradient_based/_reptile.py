@@ -252,13 +252,13 @@ class ReptileRegressor(FewShotRegressor, _ReptileEstimator):
 
     Parameters
     ----------
-    n_inner_steps : int, default=50
+    n_inner_steps : int, default=32
         Steps that ``fit`` takes, on all support rows each. An adaptation parameter.
     n_training_steps : int, default=5
         Steps that meta-training takes on each task, on minibatches of its support and query rows.
-    inner_learning_rate : float, default=0.001
+    inner_learning_rate : float, default=0.02
         Step size of both. An adaptation parameter.
-    inner_optimizer : {"adam", "sgd"}, default="adam"
+    inner_optimizer : {"adam", "sgd"}, default="sgd"
         What takes the steps: Adam without momentum (``beta1=0``) or gradient descent.
     inner_batch_size : int or None, default=10
         Rows in a minibatch of meta-training; None takes all.
@@ -294,6 +294,11 @@ class ReptileRegressor(FewShotRegressor, _ReptileEstimator):
     >>> reg.fit(X_support, y_support).score(X_query, y_query) > 0
     True
     """
+
+    # The authors' settings for sine waves.
+    n_inner_steps: int = 32
+    inner_learning_rate: float = 0.02
+    inner_optimizer: str = "sgd"
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **_ReptileEstimator._parameter_constraints,

@@ -122,6 +122,10 @@ class Learner(nn.Module):
         """
         raise NotImplementedError
 
+    def tasks_at_once(self, batch: TaskBatch) -> int:
+        """Return how many tasks of a batch fit in memory together; by default all."""
+        return len(batch)
+
     def meta_loss(self, batch: TaskBatch) -> Tensor:
         """Return the mean over tasks of the query loss of ``predict(adapt(support), query)``."""
         state = self.adapt(batch.x_support, batch.y_support, batch.support_mask)

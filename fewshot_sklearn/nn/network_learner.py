@@ -13,8 +13,10 @@ from .task_network import TaskNetwork
 if TYPE_CHECKING:
     from ..tasks._batch import TaskBatch
 
-# What the adapted weights and activations of the tasks that are run at once may take.
+# What the adapted weights and activations of the tasks that are run at once may take: so many
+# bytes, or such a share of a GPU's memory, as a GPU is idle with less.
 _BYTES = 2**28
+_GPU_SHARE = 4
 
 
 class NetworkLearner(Learner):
@@ -70,4 +72,11 @@ class NetworkLearner(Learner):
         if self.network.is_looped(batch.x_support):
             return 1  # what one task left in the cache is used before the next
         sizes = batch.x_support.shape[1], batch.x_query.shape[1], self.n_inner_steps
-        return max(1, _BYTES // self.network.bytes_per_task(*sizes))
+        return max(1, _room(batch.x_support.device) // self.network.bytes_per_task(*sizes))
+
+
+def _room(device: torch.device) -> int:
+    """Return how many bytes the tasks that are run at once may take."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // _GPU_SHARE
+    return _BYTES

@@ -71,8 +71,10 @@ class TaskNetwork:
 
     def bytes_per_task(self, n_support: int, n_query: int, n_steps: int) -> int:
         """Return about how much memory the descent of one task needs, to be differentiated."""
-        n_values = 4 * (n_support * n_steps + n_query) * self._n_hidden
-        return 4 * (self._n_weights * (1 + n_steps) + n_values)
+        # A hidden value is a number; of convolutions the largest activation is known in bytes.
+        per_row = max(4 * self._n_hidden, getattr(self.backbone, "bytes_per_row", 0))
+        of_weights = 4 * self._n_weights * (1 + n_steps)
+        return of_weights + 4 * (n_support * n_steps + n_query) * per_row
 
     # ------------------------------------------------------------------ weights
 

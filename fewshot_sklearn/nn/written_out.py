@@ -15,21 +15,15 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .activations import ACTIVATIONS, Activation
 from .backbones import MLPBackbone, RowNorm
-from .functional import (
-    cross_entropy,
-    mask_absent_classes,
-    masked_labels,
-    squared_error,
-)
-from .learner import Loss, State
+from .learner import State
 
 Kept = Any
 
@@ -171,55 +165,6 @@ class LowRankQueryLayer(LowRankLayer):
         return {self.base: delta} | self._with_bias(RowSum((kept, delta)), delta)
 
 
-class Activation:
-    r""":math:`\sigma(h)`, entry by entry.
-
-    Parameters
-    ----------
-    function : callable
-        sigma.
-    slope, bend : callable
-        Its first and second derivative, of the inputs and the outputs. ``bend=None`` is zero.
-    """
-
-    def __init__(
-        self,
-        function: Callable[[Tensor], Tensor],
-        slope: Callable[[Tensor, Tensor], Tensor],
-        bend: Callable[[Tensor, Tensor], Tensor] | None,
-    ) -> None:
-        self.function, self.slope, self.bend = function, slope, bend
-
-    def names(self) -> list[str]:
-        return []
-
-    def forward(self, w: State, h: Tensor) -> tuple[Tensor, Kept]:
-        out = self.function(h)
-        return out, (h, out)
-
-    def backward(self, w: State, kept: Kept, delta: Tensor) -> Tensor:
-        return delta * self.slope(*kept)
-
-    def gradients(self, w: State, kept: Kept, delta: Tensor) -> Gradients:
-        return {}
-
-    def tangent(self, w: State, v: State, kept: Kept, r: Tensor | None) -> Tensor | None:
-        return None if r is None else r * self.slope(*kept)
-
-    def tangent_backward(
-        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
-    ) -> Tensor:
-        result = r_delta * self.slope(*kept)
-        if self.bend is None or r is None:
-            return result
-        return torch.addcmul(result, delta * r, self.bend(*kept))
-
-    def products(
-        self, w: State, v: State, kept: Kept, r: Tensor | None, delta: Tensor, r_delta: Tensor
-    ) -> Gradients:
-        return {}
-
-
 class NormLayer:
     r""":math:`\gamma \hat h + \beta`, with :math:`\hat h` a row over its deviation or its size.
 
@@ -305,67 +250,6 @@ class NormLayer:
 Layer = LinearLayer | Activation | NormLayer
 
 
-class SoftmaxError:
-    """The derivatives of every task's mean cross-entropy.
-
-    Parameters
-    ----------
-    y : Tensor of shape (T, N, C)
-    mask : bool Tensor of shape (T, N) or None
-    present : bool Tensor of shape (T, C) or None
-        The classes that each task has; None: all.
-    """
-
-    def __init__(self, y: Tensor, mask: Tensor | None, present: Tensor | None) -> None:
-        y = masked_labels(y, mask)
-        self._present = None if present is None or bool(present.all()) else present
-        share = 1.0 / _n_rows(y, mask)
-        self._weight = y.sum(dim=-1, keepdim=True) * share
-        self._target = y * share
-
-    def delta(self, outputs: Tensor) -> tuple[Tensor, Kept]:
-        """Return what the loss changes with the outputs [T, N, C]."""
-        p = torch.softmax(mask_absent_classes(outputs, self._present), dim=-1)
-        return torch.addcmul(-self._target, p, self._weight), p
-
-    def tangent(self, kept: Kept, r: Tensor) -> Tensor:
-        """Return how ``delta`` changes as the outputs change by r."""
-        change = kept * r
-        change = torch.addcmul(change, kept, change.sum(dim=-1, keepdim=True), value=-1)
-        return change * self._weight
-
-
-class SquaredError:
-    """The derivatives of every task's mean squared error; parameters as :class:`SoftmaxError`."""
-
-    def __init__(self, y: Tensor, mask: Tensor | None, present: Tensor | None) -> None:
-        self._y = y
-        self._weight: Any = 2.0 / (_n_rows(y, mask) * y.shape[2])
-        if mask is not None:
-            self._weight = self._weight * mask.unsqueeze(-1)
-
-    def delta(self, outputs: Tensor) -> tuple[Tensor, Kept]:
-        """Return what the loss changes with the outputs [T, N, C]."""
-        return (outputs - self._y) * self._weight, None
-
-    def tangent(self, kept: Kept, r: Tensor) -> Tensor:
-        """Return how ``delta`` changes as the outputs change by r."""
-        return r * self._weight
-
-
-ERRORS: dict[Loss, type[SoftmaxError] | type[SquaredError]] = {
-    cross_entropy: SoftmaxError,
-    squared_error: SquaredError,
-}
-
-
-def _n_rows(y: Tensor, mask: Tensor | None) -> Any:
-    """Return how many rows each task has, as what divides y [T, N, C]."""
-    if mask is None:
-        return y.shape[1]
-    return mask.sum(dim=1).clamp_min(1).to(y.dtype).view(-1, 1, 1)
-
-
 def _row_mean(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).mean(dim=-1, keepdim=True)
 
@@ -377,48 +261,6 @@ def _sum(parts: list[Tensor]) -> Tensor | None:
     for part in parts[1:]:
         total = total + part
     return total
-
-
-def _normal_density(h: Tensor) -> Tensor:
-    return torch.exp(-0.5 * h.square()) * 0.3989422804014327
-
-
-def _gelu_slope(h: Tensor, out: Tensor) -> Tensor:
-    return torch.special.ndtr(h) + h * _normal_density(h)
-
-
-def _silu_slope(h: Tensor, out: Tensor) -> Tensor:
-    s = torch.sigmoid(h)
-    return s + out * (1 - s)
-
-
-def _silu_bend(h: Tensor, out: Tensor) -> Tensor:
-    s = torch.sigmoid(h)
-    return s * (1 - s) * (2 + h * (1 - 2 * s))
-
-
-def _gelu_bend(h: Tensor, out: Tensor) -> Tensor:
-    return _normal_density(h) * (2 - h * h)
-
-
-def _relu_slope(h: Tensor, out: Tensor) -> Tensor:
-    return out.sign()
-
-
-def _tanh_slope(h: Tensor, out: Tensor) -> Tensor:
-    return 1 - out * out
-
-
-def _tanh_bend(h: Tensor, out: Tensor) -> Tensor:
-    return -2 * out * (1 - out * out)
-
-
-_ACTIVATIONS: dict[type[nn.Module], Activation] = {
-    nn.ReLU: Activation(torch.relu, _relu_slope, None),
-    nn.Tanh: Activation(torch.tanh, _tanh_slope, _tanh_bend),
-    nn.GELU: Activation(F.gelu, _gelu_slope, _gelu_bend),
-    nn.SiLU: Activation(F.silu, _silu_slope, _silu_bend),
-}
 
 
 def written_out(backbone: nn.Module, *, training: bool) -> list[Layer] | None:
@@ -466,8 +308,8 @@ def _has_hooks(module: nn.Module) -> bool:
 def _layer(name: str, module: nn.Module) -> list[Layer] | None:
     """Return the layer of a module, none for one that passes rows on, or None if unknown."""
     kind = type(module)
-    if kind in _ACTIVATIONS and getattr(module, "approximate", "none") == "none":
-        return [_ACTIVATIONS[kind]]
+    if kind in ACTIVATIONS and getattr(module, "approximate", "none") == "none":
+        return [ACTIVATIONS[kind]]
     bias = f"{name}.bias" if getattr(module, "bias", None) is not None else None
     if kind is nn.Linear:
         return [LinearLayer(f"{name}.weight", bias)]

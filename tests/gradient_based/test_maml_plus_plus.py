@@ -273,6 +273,22 @@ def test_training_without_steps_keeps_the_rates_where_they_start(sinusoids):
     np.testing.assert_allclose(*predictions, rtol=1e-6)
 
 
+def test_training_goes_on_with_more_steps_that_take_the_last_rates(sinusoids):
+    reg = small().meta_fit(sinusoids)
+    before = reg._meta.learner.layer_step_rates.head
+    after = reg.set_params(n_inner_steps=5).partial_meta_fit(sinusoids)._meta.learner
+    assert after.layer_step_rates.head.shape == before.shape
+    assert (after.layer_step_rates.head != before).all()
+
+
+def test_training_that_would_go_on_with_other_rates_is_refused_and_kept(sinusoids):
+    reg = small().meta_fit(sinusoids).set_params(n_inner_steps=0)
+    with pytest.raises(ValueError, match=r"Set n_inner_steps back .* or call meta_fit again"):
+        reg.partial_meta_fit(sinusoids)
+    assert reg.n_meta_iter_ == 5
+    assert reg.set_params(n_inner_steps=2).partial_meta_fit(sinusoids).n_meta_iter_ == 10
+
+
 def test_rates_are_learned(sinusoids):
     rates = small(max_iter=20).meta_fit(sinusoids)._meta.learner.layer_step_rates
     assert (rates.head - 0.01).abs().min() > 1e-4

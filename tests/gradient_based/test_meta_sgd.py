@@ -158,6 +158,17 @@ def test_rates_set_after_meta_training_are_refused(sinusoids):
         reg.fit(*sinusoids[0][:2])
 
 
+def test_training_does_not_go_on_where_a_step_more_would_learn_further_rates():
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(2), 10)
+    X = rng.normal(size=(20, 3)) + y[:, None]
+    tasks = [(X[::2], y[::2], X[1::2], y[1::2])]
+    clf = MetaSGDClassifier(max_iter=2, head="shared", n_inner_steps=1, random_state=0)
+    clf.meta_fit(tasks).set_params(n_inner_steps=2)
+    with pytest.raises(ValueError, match="Set n_inner_steps back to what it was in meta_fit"):
+        clf.partial_meta_fit(tasks)
+
+
 def test_learned_rates_are_kept_by_clones_files_and_other_numbers_of_steps(sinusoids, tmp_path):
     reg = small().meta_fit(sinusoids)
     X, y, X_query, _ = sinusoids[0]

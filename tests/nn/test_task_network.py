@@ -235,13 +235,25 @@ def test_the_outer_loss_with_its_gradient_at_hand_is_that_of_its_parts(
     )  # fmt: skip
     got = network.outer_loss(rates, batch, first_order=first_order)
     assert type(got.grad_fn).__name__ == (
-        "_OuterLossBackward" if learned or form == "dense" else "MeanBackward0"
+        "OuterLossBackward" if learned or form == "dense" else "MeanBackward0"
     )
     expected = TaskNetwork.outer_loss(network, rates, batch, first_order=first_order)
     leaves = problem.parameters + (list(rates[0].values()) if learned else [])
     assert_same_gradients(3 * got, 3 * expected, leaves)
     with torch.no_grad():
         assert_close(network.outer_loss(rates, batch, first_order=first_order), got)
+
+
+@pytest.mark.parametrize("learned", ["x", "x_query"])
+def test_the_outer_loss_can_be_differentiated_with_respect_to_rows(learned, form):
+    problem = Problem(MLPS["mlp-tanh-layer"])
+    rows = leaf(getattr(problem, learned))
+    setattr(problem, learned, rows)
+    batch = TaskBatch(problem.x, problem.y, problem.x_query, problem.y_query)
+    rates = problem.network.rates(ALPHA, 2)
+    got = problem.network.outer_loss(rates, batch, first_order=False)
+    _, expected = problem.reference(rates)
+    assert_same_gradients(got, expected, [rows, *problem.parameters])
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
@@ -383,6 +395,87 @@ def test_layers_in_a_row_are_written_out_and_all_others_are_not():
     assert kind(nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))) is TaskNetwork
     assert kind(Conv4().build((784,))) is TaskNetwork
     assert kind(MLP().build((4,)), gaussian_nll) is TaskNetwork
+
+
+def one_layer_twice():
+    layer = nn.Linear(32, 32)
+    return nn.Sequential(layer, nn.Tanh(), layer)
+
+
+def one_weight_twice():
+    first, second = nn.Linear(32, 32), nn.Linear(32, 32)
+    second.weight = first.weight
+    return nn.Sequential(first, nn.Tanh(), second)
+
+
+def hooked():
+    network = nn.Sequential(nn.Linear(32, 8), nn.Tanh())
+    network.register_forward_hook(lambda module, x, out: 2 * out)
+    return network
+
+
+@pytest.mark.parametrize("build", [one_layer_twice, one_weight_twice, hooked])
+@pytest.mark.parametrize("n_tasks", [1, T])
+def test_shared_weights_and_hooks_go_the_general_way_and_stay_in_their_module(build, n_tasks):
+    problem = Problem(build())
+    backbone, network = problem.network.backbone, problem.network
+    assert type(network) is TaskNetwork
+    before = {name: id(p) for name, p in backbone.named_parameters()}
+    rates = network.rates(ALPHA, 2)
+    state = network.descend(rates, problem.x[:n_tasks], problem.y[:n_tasks], None)
+    assert {name: id(p) for name, p in backbone.named_parameters()} == before
+    steps, _ = problem.reference(rates)
+    for t in range(n_tasks):
+        for name, w in steps[t][-1].items():
+            assert_close(state[name][t], w, msg=f"{name}: {{}}", **TOLERANCE)
+
+
+def test_an_activation_that_stands_in_two_places_works_in_both():
+    act = nn.Tanh()
+    problem = Problem(nn.Sequential(nn.Linear(32, 6), act, nn.Linear(6, 5), act))
+    network = problem.network
+    assert type(network) is MLPNetwork
+    got = network.forward(network.start(problem.y), problem.x)[0]
+    expected = problem.model(network.shared_start(problem.y), problem.x[0])
+    assert_close(got, expected, **TOLERANCE)
+
+
+def test_rows_that_are_flattened_late_go_the_general_way():
+    backbone = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Flatten()).double()
+    network = task_network(backbone, None, n_features=15, loss=cross_entropy)
+    x, y = torch.randn(2, 3, 3, 4).double(), torch.eye(3).double().expand(2, 3, 3)
+    state = network.descend(network.rates(ALPHA, 2), x, y, None)
+    assert network.forward(state, x).shape == (2, 3, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+@pytest.mark.parametrize("n_tasks", [1, T])
+def test_steps_that_move_nothing_are_steps(kind, n_tasks):
+    network = kind(nn.Flatten(), None, n_features=32, loss=cross_entropy)
+    x, y = torch.randn(n_tasks, S, 32), torch.eye(S).expand(n_tasks, S, S)
+    steps = network.trajectory(network.rates(ALPHA, 2, []), x, y, None)
+    assert [bool(w["weight"].any()) for w in steps] == [False] * 3
+
+
+def test_a_gradient_of_query_rows_does_not_miss_what_low_rank_leaves_out():
+    problem = Problem(MLPS["mlp-tanh-layer"])
+    network, x_query = problem.network, leaf(problem.x_query)
+    state = network.descend(network.rates(ALPHA, 2), problem.x, problem.y, None)
+    assert "update" in state
+    got = torch.autograd.grad(network.forward(state, x_query).square().sum(), x_query)[0]
+    first = "backbone.layers.0.weight"
+    moved = torch.bmm(state["update"].mT, state["rows"])
+    weights = state | {first: network.shared_start(problem.y)[first] + moved}
+    for t in range(T):
+        outputs = problem.model({n: w[t] for n, w in weights.items()}, x_query[t])
+        expected = torch.autograd.grad(outputs.square().sum(), x_query)[0][t]
+        assert_close(got[t], expected, **TOLERANCE)
+
+
+def test_convolutions_are_known_to_need_more_memory_than_their_weights():
+    network = task_network(Conv4().build((784,)), None, n_features=64, loss=cross_entropy)
+    largest = 4 * 64 * 28 * 28
+    assert network.bytes_per_task(5, 75, 5) > 100 * largest
 
 
 def test_wide_rows_are_kept_in_low_rank_and_narrow_ones_are_not():
