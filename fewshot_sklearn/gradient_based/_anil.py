@@ -10,13 +10,11 @@ from torch import Tensor, nn
 from ..base import FewShotRegressor
 from ..nn import TaskNetwork, task_network
 from ..nn.learner import State
+from ..nn.network_learner import room_for_tasks
 from ._shared import DescentEstimator, DescentLearner, HeadClassifier
 
 if TYPE_CHECKING:
     from ..tasks._batch import TaskBatch
-
-# What the activations of the rows that go through the backbone at once may take.
-_BYTES = {"cpu": 2**28, "cuda": 2**33}
 
 
 class ANILLearner(DescentLearner):
@@ -67,7 +65,7 @@ class ANILLearner(DescentLearner):
         n_rows = batch.x_support.shape[1] + batch.x_query.shape[1]
         # The largest activation is followed by a few that are as large, and by smaller ones.
         per_task = 4 * n_rows * bytes_per_row
-        return max(1, _BYTES.get(batch.x_support.device.type, 2**28) // per_task)
+        return max(1, room_for_tasks(batch.x_support.device) // per_task)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .learner import State
-from .network_learner import NetworkLearner
+from .network_learner import NetworkLearner, room_for_tasks
 from .task_network import TaskNetwork
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ Memory = tuple[Tensor, ...]
 
 # p of the paper: sizes down to exp(-p) are told apart.
 LOG_SCALE = 10.0
-
-# What the recurrent network may keep of the tasks that are run at once, for its derivative.
-_BYTES = {"cpu": 2**26, "cuda": 2**33}
 
 
 def log_and_sign(x: Tensor, p: float = LOG_SCALE) -> Tensor:
@@ -140,4 +137,4 @@ class CoordinatewiseLearner(NetworkLearner):
         """Return of how many tasks what so many steps keep fits into memory."""
         n_weights = sum(w.numel() for w in self.network.shared_start(y).values())
         per_task = 4 * n_weights * self.numbers_per_weight * n_steps
-        return max(1, _BYTES.get(y.device.type, 2**26) // per_task)
+        return max(1, room_for_tasks(y.device) // per_task)

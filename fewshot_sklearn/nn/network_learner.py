@@ -72,10 +72,10 @@ class NetworkLearner(Learner):
         if self.network.is_looped(batch.x_support):
             return 1  # what one task left in the cache is used before the next
         sizes = batch.x_support.shape[1], batch.x_query.shape[1], self.n_inner_steps
-        return max(1, _room(batch.x_support.device) // self.network.bytes_per_task(*sizes))
+        return max(1, room_for_tasks(batch.x_support.device) // self.network.bytes_per_task(*sizes))
 
 
-def _room(device: torch.device) -> int:
+def room_for_tasks(device: torch.device) -> int:
     """Return how many bytes the tasks that are run at once may take."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // _GPU_SHARE

@@ -182,7 +182,7 @@ def test_tasks_that_are_run_some_at_a_time_give_what_all_of_them_give(monkeypatc
     mask = torch.arange(6).expand(5, 6) < torch.tensor([[6], [4], [5], [6], [3]])
     support = batch.x_support, batch.y_support, mask
     expected = learner.adapt(*support)
-    monkeypatch.setattr("fewshot_sklearn.nn.coordinatewise._BYTES", {"cpu": 1})
+    monkeypatch.setattr("fewshot_sklearn.nn.network_learner._BYTES", 1)
     assert learner.tasks_at_once(batch) == 1
     for name, w in learner.adapt(*support).items():
         assert_close(w, expected[name])
