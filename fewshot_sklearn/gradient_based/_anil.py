@@ -87,11 +87,7 @@ class ANILClassifier(HeadClassifier, DescentEstimator):
     first_order : bool, default=False
         Leave out what the support rows teach the embedding through the inner gradients. It saves
         less than in MAML.
-    head : {"auto", "shared", "per_class"}, default="auto"
-        Where the linear head starts. "shared": every class starts at zero, so any number of
-        classes works. "per_class": a learned vector for each class, as in the paper, which fixes
-        the number of classes and their order. "auto" takes "per_class" where the tasks share
-        their labels and "shared" where labels are arbitrary per task.
+    %(head_parameter)s
     %(shared_parameters)s
 
     Attributes

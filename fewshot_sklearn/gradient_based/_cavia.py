@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ..base import FewShotClassifier, FewShotRegressor, TaskSpec
 from ..nn import FiLMContext, InputContext, NetworkLearner, TaskNetwork
-from ..nn.context import has_convolutions
 from ..nn.learner import State
+from ..nn.task_map import has_convolutions
 from ..utils._sklearn import Integral, Interval
 from ..utils._tags import FewShotTags
 from ._shared import InnerStepsEstimator

@@ -86,9 +86,10 @@ class ESMAMLLearner(NetworkLearner):
     def scores(self, batch: TaskBatch, start: Mapping[str, Tensor] | None = None) -> Tensor:
         """Return every task's query score F [T] after the inner steps."""
         state = self.adapt(batch.x_support, batch.y_support, batch.support_mask, start)
-        outputs = mask_absent_classes(self.predict(state, batch.x_query), batch.class_mask)
+        outputs = self.predict(state, batch.x_query)
         if self.objective is None:
-            return -self.loss(outputs, batch.y_query, batch.query_mask)
+            return -self.network.query_losses(outputs, batch)
+        outputs = mask_absent_classes(outputs, batch.class_mask)
         scores = self.objective(outputs, batch.y_query, batch.query_mask)
         if scores.shape != (len(batch),):
             raise ValueError(

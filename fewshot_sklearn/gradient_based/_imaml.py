@@ -158,11 +158,7 @@ class IMAMLClassifier(HeadClassifier, _IMAMLEstimator):
     cg_damping : float, default=22.0
         Added to lambda in that system. 0 is the paper's formula, which needs inner steps that
         arrive at a minimum; a large value approaches the first-order gradient.
-    head : {"auto", "shared", "per_class"}, default="auto"
-        Where the linear head starts. "shared": every class starts alike, so any number of
-        classes works. "per_class": a learned vector for each class, as in the paper, which fixes
-        the number of classes and their order. "auto" takes "per_class" where the tasks share
-        their labels and "shared" where labels are arbitrary per task.
+    %(head_parameter)s
     %(shared_parameters)s
 
     Attributes

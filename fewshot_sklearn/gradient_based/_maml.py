@@ -200,11 +200,7 @@ class MAMLClassifier(HeadClassifier, _MAMLEstimator):
         mini-ImageNet the authors spend 15 % of the meta-iterations on it.
     first_order_iter : int, default=0
         Meta-iterations without second derivatives, before those with them, as in MAML++.
-    head : {"auto", "shared", "per_class"}, default="auto"
-        Where the linear head starts. "shared": every class starts alike, so any number of
-        classes works. "per_class": a learned vector for each class, as in the paper, which fixes
-        the number of classes and their order. "auto" takes "per_class" where the tasks share
-        their labels and "shared" where labels are arbitrary per task.
+    %(head_parameter)s
     %(shared_parameters)s
 
     Attributes

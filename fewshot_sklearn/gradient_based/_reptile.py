@@ -196,11 +196,7 @@ class ReptileClassifier(HeadClassifier, _ReptileEstimator):
         descent.
     inner_batch_size : int or None, default=10
         Rows in a minibatch of meta-training; None takes all.
-    head : {"auto", "shared", "per_class"}, default="auto"
-        Where the linear head starts. "shared": every class starts alike, so any number of
-        classes works. "per_class": a learned vector for each class, as in the paper, which fixes
-        the number of classes and their order. "auto" takes "per_class" where the tasks share
-        their labels and "shared" where labels are arbitrary per task.
+    %(head_parameter)s
     %(shared_parameters)s
 
     Attributes

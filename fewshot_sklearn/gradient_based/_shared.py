@@ -145,10 +145,12 @@ class HeadClassifier(FewShotClassifier, NetworkEstimator):
     }
 
     def _has_fixed_head(self, spec: TaskSpec) -> bool:
-        return spec.shared_classes if self.head == "auto" else self.head == "per_class"
+        return self._fixes_classes(spec.shared_classes)
+
+    def _fixes_classes(self, shared_classes: bool) -> bool:
+        return shared_classes if self.head == "auto" else self.head == "per_class"
 
     def __fewshot_tags__(self) -> FewShotTags:
         meta = self._user_meta()
-        shared_labels = meta is not None and meta.spec.shared_classes
-        fixed = shared_labels if self.head == "auto" else self.head == "per_class"
-        return FewShotTags(permutes_classes=not fixed)
+        shared_classes = meta is not None and meta.spec.shared_classes
+        return FewShotTags(permutes_classes=not self._fixes_classes(shared_classes))

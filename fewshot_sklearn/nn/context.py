@@ -103,8 +103,3 @@ class FiLMContext(nn.Module):
         changes = self.changes(context).chunk(len(parameters), dim=-1)
         both = zip(parameters.items(), changes, strict=True)
         return embed_modulated(backbone, {name: p + change for (name, p), change in both}, x)
-
-
-def has_convolutions(module: nn.Module) -> bool:
-    """Say whether a layer is a convolution, whose rows are images or the like."""
-    return any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())

@@ -6,7 +6,6 @@ Shape letters: T tasks, P weights of a task's network.
 from __future__ import annotations
 
 import math
-from itertools import repeat
 from typing import TYPE_CHECKING
 
 import torch
@@ -119,22 +118,12 @@ class CoordinatewiseLearner(NetworkLearner):
         return steps
 
     def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
-        """Take the steps from the shared start, some tasks at a time."""
-        size = self._most_tasks(y, n_steps=1)
-        masks = repeat(None) if mask is None else mask.split(size)
-        pieces = zip(x.split(size), y.split(size), masks, strict=False)
-        adapted = [self.trajectory(*piece)[-1] for piece in pieces]
-        if len(adapted) == 1:
-            return adapted[0]
-        return {name: torch.cat([piece[name] for piece in adapted]) for name in adapted[0]}
+        """Take the steps from the shared start."""
+        return self.trajectory(x, y, mask)[-1]
 
     def tasks_at_once(self, batch: TaskBatch) -> int:
         """Return how many tasks of a batch are run at a time."""
-        most = self._most_tasks(batch.y_support, n_steps=max(1, self.n_inner_steps))
-        return min(super().tasks_at_once(batch), most)
-
-    def _most_tasks(self, y: Tensor, *, n_steps: int) -> int:
-        """Return of how many tasks what so many steps keep fits into memory."""
+        y, n_steps = batch.y_support, max(1, self.n_inner_steps)
         n_weights = sum(w.numel() for w in self.network.shared_start(y).values())
         per_task = 4 * n_weights * self.numbers_per_weight * n_steps
-        return max(1, room_for_tasks(y.device) // per_task)
+        return min(super().tasks_at_once(batch), max(1, room_for_tasks(y.device) // per_task))

@@ -16,6 +16,12 @@ State = dict[str, Tensor]
 Loss = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
 
 
+def query_losses(loss: Loss, outputs: Tensor, batch: TaskBatch) -> Tensor:
+    """Return the loss of every task [T] from the outputs of its query rows [T, Q, C]."""
+    outputs = mask_absent_classes(outputs, batch.class_mask)
+    return loss(outputs, batch.y_query, batch.query_mask)
+
+
 class Learner(nn.Module):
     """A few-shot method as two verbs over a batch of tasks; subclass it to add a method.
 
@@ -131,8 +137,7 @@ class Learner(nn.Module):
         state = self.adapt(batch.x_support, batch.y_support, batch.support_mask)
         state = self.for_queries(state, batch.x_query, batch.query_mask)
         outputs = self.predict(state, batch.x_query)
-        outputs = mask_absent_classes(outputs, batch.class_mask)
-        return self.loss(outputs, batch.y_query, batch.query_mask).mean()
+        return query_losses(self.loss, outputs, batch).mean()
 
     def meta_gradient(self, batch: TaskBatch) -> Tensor:
         """Add the meta-gradient to every parameter's ``grad`` and return the detached loss."""

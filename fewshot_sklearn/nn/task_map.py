@@ -15,6 +15,11 @@ _STACKABLE = {
 }  # fmt: skip
 
 
+def has_convolutions(module: nn.Module) -> bool:
+    """Say whether a layer is a convolution, whose rows are images or the like."""
+    return any(isinstance(m, nn.modules.conv._ConvNd) for m in module.modules())
+
+
 def should_loop(module: nn.Module, x: Tensor) -> bool:
     """Say whether tasks are run one after the other instead of stacked by ``vmap``.
 
@@ -25,9 +30,8 @@ def should_loop(module: nn.Module, x: Tensor) -> bool:
     call them.
     """
     layers = list(module.modules())
-    has_convolutions = any(isinstance(m, nn.modules.conv._ConvNd) for m in layers)
     stackable = all(type(m) in _STACKABLE or getattr(m, "stackable", False) for m in layers)
-    return x.shape[0] == 1 or not stackable or (has_convolutions and x.device.type == "cpu")
+    return x.shape[0] == 1 or not stackable or (x.device.type == "cpu" and has_convolutions(module))
 
 
 def map_tasks(fn: Callable[..., Any], loop: bool, in_dims: tuple[Any, ...]) -> Callable[..., Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value, vjp
 
 from .functional import cross_entropy, mask_absent_classes, present_classes
-from .learner import Loss, State
+from .learner import Loss, State, query_losses
 from .task_map import map_tasks, should_loop
 
 if TYPE_CHECKING:
@@ -266,8 +266,7 @@ class TaskNetwork:
 
     def query_losses(self, outputs: Tensor, batch: TaskBatch) -> Tensor:
         """Return the query loss of every task [T] from the outputs of its query rows."""
-        outputs = mask_absent_classes(outputs, batch.class_mask)
-        return self.loss(outputs, batch.y_query, batch.query_mask)
+        return query_losses(self.loss, outputs, batch)
 
     def _walk(
         self,

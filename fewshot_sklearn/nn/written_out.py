@@ -63,14 +63,23 @@ def _add_rows(total: Tensor, pairs: Iterable[tuple[Tensor, Tensor]], scale: floa
 Gradients = dict[str, "Tensor | RowSum"]
 
 
-class LinearLayer:
-    """:math:`h W^T + b`."""
+class WeightedLayer:
+    """A layer with a weight, and perhaps a bias that is added to all of its rows."""
 
     def __init__(self, weight: str, bias: str | None) -> None:
         self.weight, self.bias = weight, bias
 
     def names(self) -> list[str]:
         return [self.weight] if self.bias is None else [self.weight, self.bias]
+
+    def _with_bias(self, of_weight: Tensor | RowSum, delta: Tensor) -> Gradients:
+        if self.bias is None:
+            return {self.weight: of_weight}
+        return {self.weight: of_weight, self.bias: delta.sum(dim=1)}
+
+
+class LinearLayer(WeightedLayer):
+    """:math:`h W^T + b`."""
 
     def forward(self, w: State, h: Tensor) -> tuple[Tensor, Kept]:
         return self._add_bias(w, h, w[self.weight].mT), h
@@ -107,11 +116,6 @@ class LinearLayer:
         if self.bias is None:
             return torch.bmm(h, matrix)
         return torch.baddbmm(w[self.bias].unsqueeze(1), h, matrix)
-
-    def _with_bias(self, of_weight: Tensor | RowSum, delta: Tensor) -> Gradients:
-        if self.bias is None:
-            return {self.weight: of_weight}
-        return {self.weight: of_weight, self.bias: delta.sum(dim=1)}
 
 
 class LowRankLayer(LinearLayer):
@@ -165,7 +169,7 @@ class LowRankQueryLayer(LowRankLayer):
         return {self.base: delta} | self._with_bias(RowSum((kept, delta)), delta)
 
 
-class NormLayer:
+class NormLayer(WeightedLayer):
     r""":math:`\gamma \hat h + \beta`, with :math:`\hat h` a row over its deviation or its size.
 
     :math:`\langle \cdot \rangle` is the mean over a row, :math:`m = \langle h \rangle` (layer norm)
@@ -179,10 +183,8 @@ class NormLayer:
     """
 
     def __init__(self, weight: str, bias: str | None, *, centred: bool, eps: float | None) -> None:
-        self.weight, self.bias, self.centred, self.eps = weight, bias, centred, eps
-
-    def names(self) -> list[str]:
-        return [self.weight] if self.bias is None else [self.weight, self.bias]
+        super().__init__(weight, bias)
+        self.centred, self.eps = centred, eps
 
     def forward(self, w: State, h: Tensor) -> tuple[Tensor, Kept]:
         if self.centred:
@@ -240,11 +242,6 @@ class NormLayer:
         if self.centred:
             u = u - u.mean(dim=-1, keepdim=True)
         return torch.addcmul(u, normal, _row_mean(normal, u), value=-1) * inverse
-
-    def _with_bias(self, of_weight: Tensor | RowSum, delta: Tensor) -> Gradients:
-        if self.bias is None:
-            return {self.weight: of_weight}
-        return {self.weight: of_weight, self.bias: delta.sum(dim=1)}
 
 
 Layer = LinearLayer | Activation | NormLayer

@@ -54,6 +54,12 @@ random_state : int, RandomState instance or None, default=None
 verbose : int, default=0
     1 logs the meta-loss at every validation interval to the logger ``fewshot_sklearn``. An
     adaptation parameter.""",
+    "head_parameter": """\
+head : {"auto", "shared", "per_class"}, default="auto"
+    Where the linear head starts. "shared": every class starts alike, so any number of
+    classes works. "per_class": a learned vector for each class, as in the paper, which fixes
+    the number of classes and their order. "auto" takes "per_class" where the tasks share
+    their labels and "shared" where labels are arbitrary per task.""",
     "regressor_parameters": """\
 normalize_y : bool, default=True
     Standardise targets with the mean and scale of the meta-training tasks' targets (of a
