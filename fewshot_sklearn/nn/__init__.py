@@ -14,7 +14,9 @@ from .memory import LRUMemoryCell
 from .mlp_network import MLPNetwork, task_network
 from .network_learner import NetworkLearner
 from .quadratic_program import simplex_quadratic_program
+from .recurrent import IncrementalRecurrentLearner, RecurrentLearner
 from .relation import ConvRelation, DenseRelation
+from .sequential import IncrementalSequentialLearner, SequentialLearner
 from .support_rows import SupportRowsLearner
 from .task_map import map_tasks, should_loop
 from .task_network import TaskNetwork
@@ -34,6 +36,8 @@ __all__ = [
     "FiLMContext",
     "GaussianProcess",
     "GraphConvolution",
+    "IncrementalRecurrentLearner",
+    "IncrementalSequentialLearner",
     "InnerOptimizer",
     "InputContext",
     "LRUMemoryCell",
@@ -41,6 +45,8 @@ __all__ = [
     "LinearHead",
     "MLPNetwork",
     "NetworkLearner",
+    "RecurrentLearner",
+    "SequentialLearner",
     "SupportRowsLearner",
     "TaskNetwork",
     "adam",

@@ -60,6 +60,10 @@ head : {"auto", "shared", "per_class"}, default="auto"
     classes works. "per_class": a learned vector for each class, as in the paper, which fixes
     the number of classes and their order. "auto" takes "per_class" where the tasks share
     their labels and "shared" where labels are arbitrary per task.""",
+    "sequential_parameters": """\
+n_orders : int, default=1
+    In how many orders the support rows are read: their own, then fixed shuffles of it, whose
+    predictions are averaged. The cost of a task grows with it. An adaptation parameter.""",
     "regressor_parameters": """\
 normalize_y : bool, default=True
     Standardise targets with the mean and scale of the meta-training tasks' targets (of a

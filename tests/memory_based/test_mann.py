@@ -11,8 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from fewshot_sklearn import MLP, EpisodicTasks, MANNClassifier, TaskList
-from fewshot_sklearn.memory_based._mann import MANNLearner
-from fewshot_sklearn.nn import LRUMemoryCell
+from fewshot_sklearn.nn import IncrementalRecurrentLearner, LRUMemoryCell
 from fewshot_sklearn.tasks._batch import TaskBatch
 
 T, S, Q, C, FEATURES = 2, 6, 3, 3, 4
@@ -25,7 +24,7 @@ def make_learner(backbone=None, n_inputs=FEATURES):
         cell = LRUMemoryCell(
             n_inputs + C, n_hidden=5, n_slots=7, slot_size=3, n_read_heads=2, usage_decay=DECAY
         )
-        learner = MANNLearner(backbone or nn.Flatten(), cell, C).double()
+        learner = IncrementalRecurrentLearner(backbone or nn.Flatten(), cell, C).double()
         with torch.no_grad():
             cell.gate.copy_(torch.tensor([[0.5], [-1.0]]))
     return learner
