@@ -37,9 +37,7 @@ class _ContentWeights(torch.autograd.Function):
     """:func:`content_weights` with its gradient written out, which passes over the memory twice."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, memory: Tensor, keys: Tensor, strengths: Tensor | None
-    ) -> Tensor:
+    def forward(ctx: Any, memory: Tensor, keys: Tensor, strengths: Tensor | None) -> Tensor:
         """Return the weights."""
         per_slot, per_key = _inverse_norms(memory), _inverse_norms(keys)
         scale = per_key.unsqueeze(-1) * per_slot.unsqueeze(-2)
@@ -51,7 +49,7 @@ class _ContentWeights(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         r"""Return the gradients, with :math:`\hat a` for :math:`a / \lVert a \rVert`.
 
         .. math:: \frac{d K}{d M} = \frac{\hat k - K \hat M}{\lVert M \rVert}, \quad

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from fewshot_sklearn.nn.controllers import FeedForwardCell, LSTMCell
-
 from tests.nn._numpy_cells import NumPyFeedForward, NumPyLSTM, assert_the_cell_is, weights_of
 
 

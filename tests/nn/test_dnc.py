@@ -10,7 +10,6 @@ from scipy.special import softmax
 
 from fewshot_sklearn.nn import DNCCell
 from fewshot_sklearn.nn.dnc import allocation_weights, linked_read_weights, next_links
-
 from tests.nn._numpy_cells import assert_the_cell_is, by_content, controller_of, weights_of
 
 M, W, H = 6, 3, 2  # slots, their width, read heads

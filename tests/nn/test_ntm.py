@@ -7,7 +7,6 @@ from scipy.special import expit as sigmoid
 from scipy.special import softmax
 
 from fewshot_sklearn.nn import NTMCell
-
 from tests.nn._numpy_cells import assert_the_cell_is, by_content, controller_of, weights_of
 
 M, W, R = 7, 3, 2  # slots, their width, how far a head may move
