@@ -1,5 +1,16 @@
 """Methods that read the support set into a memory."""
 
-from ._mann import MANNClassifier
+from ._dnc import DNCClassifier
+from ._lstm import LSTMClassifier, LSTMRegressor
+from ._mann import MANNClassifier, MANNRegressor
+from ._ntm import NTMClassifier, NTMRegressor
 
-__all__ = ["MANNClassifier"]
+__all__ = [
+    "DNCClassifier",
+    "LSTMClassifier",
+    "LSTMRegressor",
+    "MANNClassifier",
+    "MANNRegressor",
+    "NTMClassifier",
+    "NTMRegressor",
+]
