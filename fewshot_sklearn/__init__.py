@@ -57,7 +57,12 @@ if TYPE_CHECKING:
         ReptileClassifier,
         ReptileRegressor,
     )
-    from fewshot_sklearn.memory_based import MANNClassifier
+    from fewshot_sklearn.memory_based import (
+        HyperNetClassifier,
+        HyperNetRegressor,
+        MANNClassifier,
+        NeuralStatisticianClassifier,
+    )
     from fewshot_sklearn.metric_based import (
         CNAPSClassifier,
         DKTClassifier,
@@ -114,6 +119,8 @@ __all__ = [
     "FromScratchRegressor",
     "GNNClassifier",
     "GroupedTasks",
+    "HyperNetClassifier",
+    "HyperNetRegressor",
     "IMAMLClassifier",
     "IMAMLRegressor",
     "KernelNeighborsClassifier",
@@ -131,6 +138,7 @@ __all__ = [
     "MetaPipeline",
     "MetaSGDClassifier",
     "MetaSGDRegressor",
+    "NeuralStatisticianClassifier",
     "ProtoMAMLClassifier",
     "ProtoNetClassifier",
     "QuadraticProbeClassifier",
@@ -198,6 +206,8 @@ _HOME = {
     "FromScratchClassifier": "baselines",
     "FromScratchRegressor": "baselines",
     "GroupedTasks": "tasks",
+    "HyperNetClassifier": "memory_based",
+    "HyperNetRegressor": "memory_based",
     "KernelNeighborsClassifier": "metric_based",
     "KernelNeighborsRegressor": "metric_based",
     "LSTMMetaLearnerClassifier": "gradient_based",
@@ -211,6 +221,7 @@ _HOME = {
     "MANNClassifier": "memory_based",
     "MLP": "nn",
     "MetaPipeline": "pipeline",
+    "NeuralStatisticianClassifier": "memory_based",
     "SiameseNetClassifier": "metric_based",
     "RidgeNetRegressor": "metric_based",
     "RidgeNetClassifier": "metric_based",

@@ -1,5 +1,12 @@
 """Methods that read the support set into a memory."""
 
+from ._hyper_net import HyperNetClassifier, HyperNetRegressor
 from ._mann import MANNClassifier
+from ._neural_statistician import NeuralStatisticianClassifier
 
-__all__ = ["MANNClassifier"]
+__all__ = [
+    "HyperNetClassifier",
+    "HyperNetRegressor",
+    "MANNClassifier",
+    "NeuralStatisticianClassifier",
+]

@@ -6,6 +6,7 @@ from .coordinatewise import CoordinatewiseLearner, log_and_sign
 from .covariance import COVARIANCES, Covariance
 from .film import FiLM, embed_modulated, modulated_layers
 from .gaussian_process import GaussianProcess
+from .generated import GeneratedMLP, LayerGenerator
 from .graph import Adjacency, GraphConvolution
 from .heads import CosineHead, LinearHead
 from .inner_optimizers import InnerOptimizer, adam, minimize, sgd
@@ -35,12 +36,14 @@ __all__ = [
     "FiLM",
     "FiLMContext",
     "GaussianProcess",
+    "GeneratedMLP",
     "GraphConvolution",
     "IncrementalRecurrentLearner",
     "IncrementalSequentialLearner",
     "InnerOptimizer",
     "InputContext",
     "LRUMemoryCell",
+    "LayerGenerator",
     "Learner",
     "LinearHead",
     "MLPNetwork",
