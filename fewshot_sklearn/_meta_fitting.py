@@ -25,6 +25,7 @@ from ._distributed import World
 from ._generators import own_generators
 from ._loading import make_loader
 from ._meta_state import FEATURE_ATTRIBUTES, MetaState, TaskSpec, snapshot_parameters
+from ._parameters import SharedParameters
 from ._training import meta_train
 from ._training_run import TrainingLog, TrainingOptions, TrainingRun
 from ._validation import hold_out, validate, validation_batches
@@ -90,7 +91,7 @@ def meta_fit(
             meta_train(
                 meta.learner,
                 loader.batches(size, key, meta.n_epochs, share=share),
-                _options(estimator),
+                training_options(estimator),
                 meta.log,
                 validate=partial(validate, meta, held_out, world) if held_out else None,
                 around_iteration=make_hook and make_hook(partial(_as_of_now, meta)),
@@ -318,7 +319,8 @@ def _features(estimator: FewShotEstimator) -> dict[str, Any]:
     return {name: known[name] for name in FEATURE_ATTRIBUTES if name in known}
 
 
-def _options(estimator: FewShotEstimator) -> TrainingOptions:
+def training_options(estimator: SharedParameters) -> TrainingOptions:
+    """Return how an estimator's parameters say to train."""
     return TrainingOptions(
         max_iter=estimator.max_iter,
         max_time=estimator.max_time,
