@@ -25,7 +25,6 @@ from ._distributed import World
 from ._generators import own_generators
 from ._loading import make_loader
 from ._meta_state import FEATURE_ATTRIBUTES, MetaState, TaskSpec, snapshot_parameters
-from ._parameters import SharedParameters
 from ._training import meta_train
 from ._training_run import TrainingLog, TrainingOptions, TrainingRun
 from ._validation import hold_out, validate, validation_batches
@@ -38,6 +37,7 @@ from .tasks._targets import ClassTargets, RealTargets
 
 if TYPE_CHECKING:
     from ._estimator import FewShotEstimator
+    from ._parameters import SharedParameters
     from ._protocols import MakeHook
 
 # Episodes that a plain fit cuts from its rows.

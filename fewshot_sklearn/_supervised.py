@@ -113,10 +113,8 @@ class SupervisedClassifier(ClassifierMixin, SharedParameters, BaseEstimator):
         device = self._torch_device()
         seeds = [device] if device.type == "cuda" else []
         known = self._known(classes)
-        tensors = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (X, codes)]
-        rows = RowBatch(
-            *tensors, extra=None if extra is None else torch.from_numpy(extra).to(device)
-        )
+        known_of_rows = [a for a in (X, codes, extra) if a is not None]
+        rows = RowBatch(*(torch.from_numpy(a).to(device) for a in known_of_rows))
         order = stream(key, 0, 1).permutation(len(X))
         n_held_out = -(-len(X) // 10) if self.early_stopping and len(X) > 1 else 0
         learn, held_out = order[n_held_out:], rows[torch.from_numpy(order[:n_held_out]).to(device)]
@@ -125,7 +123,8 @@ class SupervisedClassifier(ClassifierMixin, SharedParameters, BaseEstimator):
             learner.to(device, self._tensor_maker().dtype).requires_grad_(True)
             meta_train(
                 learner,
-                _batches(rows, learn, self.meta_batch_size, stream(key, 1, log.n_iter)),
+                # The loop hands each batch to the learner and looks at none.
+                _batches(rows, learn, self.meta_batch_size, stream(key, 1, log.n_iter)),  # type: ignore[arg-type]
                 training_options(self),
                 log,
                 validate=(lambda: _accuracy(learner, held_out)) if n_held_out else None,
@@ -186,7 +185,8 @@ class SupervisedClassifier(ClassifierMixin, SharedParameters, BaseEstimator):
         -------
         y : ndarray of shape (n_samples,)
         """
-        return self.classes_[self._outputs(X).argmax(axis=1)]
+        numbers = self._outputs(X).argmax(axis=1)
+        return self.classes_[numbers]
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:
         """Predict the probability of each class.

@@ -92,8 +92,10 @@ def fetch_babi(
     --------
     >>> from fewshot_sklearn.datasets import fetch_babi
     >>> babi = fetch_babi(task=1)  # doctest: +SKIP
-    >>> babi.data[0], babi.target[0], babi.supporting_facts[0]  # doctest: +SKIP
-    ((['Mary moved to the bathroom.', 'John went to the hallway.'], 'Where is Mary?'), 'bathroom', [-2])
+    >>> babi.data[0]  # doctest: +SKIP
+    (['Mary moved to the bathroom.', 'John went to the hallway.'], 'Where is Mary?')
+    >>> babi.target[0], babi.supporting_facts[0]  # doctest: +SKIP
+    ('bathroom', [-2])
     """
     check_option("task", task, range(1, _N_TASKS + 1))
     check_option("subset", subset, ["train", "test", "all"])
@@ -101,7 +103,7 @@ def fetch_babi(
     path = folder / _ENGLISH
     if not path.exists():
         path = download(_URL, folder, known_hash=_HASH, download_if_missing=download_if_missing)
-    splits = ["train", "test"] if subset == "all" else [subset]
+    splits: list[str] = ["train", "test"] if subset == "all" else [subset]
     try:
         name, texts = _read(path, task, splits)
         parts = [_parse(text) for text in texts]

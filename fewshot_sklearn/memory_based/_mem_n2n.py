@@ -105,12 +105,14 @@ class MemN2NLearner(LinearStartLearner, SupportRowsLearner):
             self._memories(state, mask),
             mask,
             linear=self.linear,
-            carry=self.carry and self._carry,
+            carry=self._carry,
         )
         return self.label_scale * u[..., self.size :], attention
 
     def _carry(self, u: Tensor) -> Tensor:
         """Return H u, which leaves the classes as they are."""
+        if self.carry is None:
+            return u
         return torch.cat([self.carry(u[..., : self.size]), u[..., self.size :]], dim=-1)
 
     def _memories(self, state: State, mask: Tensor) -> list[tuple[Tensor, Tensor]]:

@@ -215,13 +215,16 @@ class MemNNClassifier(StoryClassifier):
     Notes
     -----
     Where the parameters that all estimators share speak of tasks, a task here is a question with
-    its story; ``backbone`` must be None. ``early_stopping`` holds out a tenth of the questions. The
-    scores are trained to be in order; the probabilities, their softmax, are not true to frequencies.
+    its story; ``backbone`` must be None. ``early_stopping`` holds out a tenth of the questions.
+    Scores are trained to be in order; the probabilities, their softmax, are not true to
+    frequencies.
 
     This is the paper's model for text with the write time of its section 3.4. Bags of words cannot
     tell whether two facts agree, so questions to be answered by yes or no stay at chance; the
     extensions of later papers are left out. Departures: the loss counts every wrong fact and
-    answer, where the paper draws one of each; its model of unseen words is left out; Adam trains it, where the paper has stochastic gradient descent.
+    answer, where the paper draws one of each; memories are compared from the newest on, where the
+    paper begins with the oldest; its model of unseen words is left out; Adam trains it, where the
+    paper has stochastic gradient descent.
 
     References
     ----------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -96,10 +97,14 @@ class StoryMemN2NLearner(LinearStartLearner):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits of the answers [N, C] of word numbers [N, 1 + M, J]."""
-        return self.read(x)[0]
+        return self.read(x)[0] @ self._answers()[: self.n_classes].T
+
+    def _answers(self) -> Tensor:
+        """Return W: the answers, and behind them, where it is tied, all other words."""
+        return self.words[1:, -1] if self.answers is None else self.answers
 
     def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits [N, C], and what every hop attended to [N, K, M]."""
+        """Return u^{K+1} [N, d], and what every hop attended to [N, K, M]."""
         options = {"position_encoding": self.position_encoding}
         story = x[:, 1:]
         mask = (story > 0).any(dim=-1)
@@ -112,19 +117,16 @@ class StoryMemN2NLearner(LinearStartLearner):
         words = self.words[:, :1] if self.question_words is None else self.question_words
         u, attention = memory_hops(
             encode_sentences(x[:, :1], words, **options).squeeze(-2),
-            [tables] * self.n_hops if self.layer_wise else zip(tables, tables[1:], strict=False),
+            [*pairwise(tables)] * (self.n_hops if self.layer_wise else 1),
             mask,
             linear=self.linear,
             carry=self.carry,
         )
-        answers = self.answers
-        if answers is None:
-            answers = self.words[1 : 1 + self.n_classes, -1]
-        return u.squeeze(1) @ answers.T, torch.cat(attention, dim=1)
+        return u.squeeze(1), torch.cat(attention, dim=1)
 
     def meta_loss(self, batch: RowBatch) -> Tensor:  # type: ignore[override]
-        """Return the mean cross-entropy of the answers."""
-        return F.cross_entropy(self(batch.x), batch.y)
+        """Return the mean cross-entropy of the answers, among all words where W is tied."""
+        return F.cross_entropy(self.read(batch.x)[0] @ self._answers().T, batch.y)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -18,7 +18,7 @@ Tokens = list[str]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class StoryVectorizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):
+class StoryVectorizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=None):  # type: ignore[call-arg]
     """Turn stories with questions into arrays of word numbers.
 
     A sample is a pair ``(story, question)``: a list of sentences, the newest last, and a string.

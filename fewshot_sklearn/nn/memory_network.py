@@ -120,8 +120,8 @@ def encode_sentences(x: Tensor, words: Tensor, *, position_encoding: bool = True
     is_word = x > 0
     counted = is_word.to(words.dtype).unsqueeze(-2)
     if position_encoding:
-        j = is_word.cumsum(dim=-1) / is_word.sum(dim=-1, keepdim=True).clamp_min(1)
-        counted = torch.stack([1 - j, 1 - 2 * j], dim=-2).to(words.dtype) * counted
+        j = counted.cumsum(dim=-1) / counted.sum(dim=-1, keepdim=True).clamp_min(1)
+        counted = torch.cat([1 - j, 1 - 2 * j], dim=-2) * counted
     present, places = x.unique(return_inverse=True)
     bags = counted.new_zeros(*counted.shape[:-1], len(present))
     bags = bags.scatter_add(-1, places.unsqueeze(-2).expand_as(counted), counted)
