@@ -107,18 +107,19 @@ class StoryMemN2NLearner(LinearStartLearner):
         """Return u^{K+1} [N, d], and what every hop attended to [N, K, M]."""
         options = {"position_encoding": self.position_encoding}
         story = x[:, 1:]
-        mask = (story > 0).any(dim=-1)
         vectors = encode_sentences(story, self.words, **options)
         if self.time is not None:
+            mask = (story > 0).any(dim=-1)
             noisy = self.training and self.time_noise
             age = draw_ages(mask, self.time_noise) if noisy else ages(mask)
-            vectors = vectors + self.time[age.clamp(0, len(self.time) - 1)]
+            times = self.time[age.clamp(0, len(self.time) - 1)]
+            vectors = vectors + times * mask[..., None, None]
         tables = vectors.unbind(dim=-2)
         words = self.words[:, :1] if self.question_words is None else self.question_words
         u, attention = memory_hops(
             encode_sentences(x[:, :1], words, **options).squeeze(-2),
             [*pairwise(tables)] * (self.n_hops if self.layer_wise else 1),
-            mask,
+            # Empty places take part with a vector of zeros: attention to them is to nothing.
             linear=self.linear,
             carry=self.carry,
         )
@@ -187,11 +188,13 @@ class StoryMemN2NClassifier(StoryClassifier):
     Where the parameters that all estimators share speak of tasks, a task here is a question with
     its story; ``backbone`` must be None. ``early_stopping`` holds out a tenth of the questions.
 
-    Departures from the paper: empty places of the memory get no attention, where the paper's take
-    part in the softmax with a vector of zeros. The linear start has a fixed length, and the
-    step size falls along a line and not by halves after every quarter. The paper does not average
-    the loss over a batch of 32; here the step size and ``clip_norm`` say the same: 0.16 is 32
-    times 0.005, and 1.25 is 40 / 32.
+    As in the paper the empty places of short stories take part in the softmax, with vectors of
+    zeros: a hop can look at nothing. The loss is over all words, not the answers alone.
+
+    Departures from the paper: the linear start has a fixed length, and the step size falls along
+    a line and not by halves after every quarter. The paper does not average the loss over a batch
+    of 32; here the step size and ``clip_norm`` say the same: 0.16 is 32 times 0.005, and 1.25
+    is 40 / 32.
 
     References
     ----------
@@ -251,7 +254,7 @@ class StoryMemN2NClassifier(StoryClassifier):
         Returns
         -------
         weights : ndarray of shape (n_samples, n_hops, n_sentences)
-            As the sentences stand in X, the newest last; zero where there is none.
+            As the sentences stand in X, the newest last. They sum to one with the empty places.
         """
         return self._compute(X, lambda learner, x: learner.read(x)[1]).numpy()
 

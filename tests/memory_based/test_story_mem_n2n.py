@@ -61,23 +61,22 @@ def in_numpy(learner, x, *, linear=False):
     logits, attention = [], []
     for row in x:
         question, *story = [sentence[sentence > 0] for sentence in row]
-        places = [i for i, words in enumerate(story) if len(words)]
+        n_newer = np.cumsum([len(words) > 0 for words in story][::-1])[::-1] - 1
         u, of_hops = sentence(question, B), []
         for k in range(K):
             pair = (0, 1) if layer_wise else (k, k + 1)
             m, c = (
                 [
-                    sentence(story[i], w["words"][:, table])
-                    + (w["time"][len(places) - 1 - n, table] if "time" in w else 0)
-                    for n, i in enumerate(places)
+                    sentence(words, w["words"][:, table])
+                    + (w["time"][newer, table] if "time" in w and len(words) else 0)
+                    for words, newer in zip(story, n_newer, strict=True)
                 ]
                 for table in pair
             )
             scores = np.array([u @ m_i for m_i in m])
             p = scores if linear else softmax(scores)
             u = H @ u + sum(p_i * c_i for p_i, c_i in zip(p, c, strict=True))
-            of_hops.append(np.zeros(M))
-            of_hops[-1][places] = p
+            of_hops.append(p)
         logits.append(W @ u)
         attention.append(of_hops)
     return np.array(logits), np.array(attention)
