@@ -2,8 +2,10 @@
 
 from .backbones import MLP, BackboneSpec, Conv4, build_backbone, embedding_size
 from .context import FiLMContext, InputContext
+from .controllers import FeedForwardCell, LSTMCell
 from .coordinatewise import CoordinatewiseLearner, log_and_sign
 from .covariance import COVARIANCES, Covariance
+from .dnc import DNCCell
 from .film import FiLM, embed_modulated, modulated_layers
 from .gaussian_process import GaussianProcess
 from .graph import Adjacency, GraphConvolution
@@ -13,6 +15,7 @@ from .learner import Learner
 from .memory import LRUMemoryCell
 from .mlp_network import MLPNetwork, task_network
 from .network_learner import NetworkLearner
+from .ntm import NTMCell
 from .quadratic_program import simplex_quadratic_program
 from .recurrent import IncrementalRecurrentLearner, RecurrentLearner
 from .relation import ConvRelation, DenseRelation
@@ -31,7 +34,9 @@ __all__ = [
     "CoordinatewiseLearner",
     "CosineHead",
     "Covariance",
+    "DNCCell",
     "DenseRelation",
+    "FeedForwardCell",
     "FiLM",
     "FiLMContext",
     "GaussianProcess",
@@ -41,9 +46,11 @@ __all__ = [
     "InnerOptimizer",
     "InputContext",
     "LRUMemoryCell",
+    "LSTMCell",
     "Learner",
     "LinearHead",
     "MLPNetwork",
+    "NTMCell",
     "NetworkLearner",
     "RecurrentLearner",
     "SequentialLearner",
