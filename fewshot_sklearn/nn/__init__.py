@@ -19,6 +19,7 @@ from .ntm import NTMCell
 from .quadratic_program import simplex_quadratic_program
 from .recurrent import IncrementalRecurrentLearner, RecurrentLearner
 from .relation import ConvRelation, DenseRelation
+from .sequence_learner import SequenceBatch, SequenceLearner
 from .sequential import IncrementalSequentialLearner, SequentialLearner
 from .support_rows import SupportRowsLearner
 from .task_map import map_tasks, should_loop
@@ -53,6 +54,8 @@ __all__ = [
     "NTMCell",
     "NetworkLearner",
     "RecurrentLearner",
+    "SequenceBatch",
+    "SequenceLearner",
     "SequentialLearner",
     "SupportRowsLearner",
     "TaskNetwork",
