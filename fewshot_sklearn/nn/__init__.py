@@ -2,8 +2,10 @@
 
 from .backbones import MLP, BackboneSpec, Conv4, build_backbone, embedding_size
 from .context import FiLMContext, InputContext
+from .controllers import FeedForwardCell, LSTMCell
 from .coordinatewise import CoordinatewiseLearner, log_and_sign
 from .covariance import COVARIANCES, Covariance
+from .dnc import DNCCell
 from .film import FiLM, embed_modulated, modulated_layers
 from .gaussian_process import GaussianProcess
 from .graph import Adjacency, GraphConvolution
@@ -21,9 +23,11 @@ from .memory_network import (
 )
 from .mlp_network import MLPNetwork, task_network
 from .network_learner import NetworkLearner
+from .ntm import NTMCell
 from .quadratic_program import simplex_quadratic_program
 from .recurrent import IncrementalRecurrentLearner, RecurrentLearner
 from .relation import ConvRelation, DenseRelation
+from .sequence_learner import SequenceBatch, SequenceLearner
 from .sequential import IncrementalSequentialLearner, SequentialLearner
 from .support_rows import SupportRowsLearner
 from .task_map import map_tasks, should_loop
@@ -39,7 +43,9 @@ __all__ = [
     "CoordinatewiseLearner",
     "CosineHead",
     "Covariance",
+    "DNCCell",
     "DenseRelation",
+    "FeedForwardCell",
     "FiLM",
     "FiLMContext",
     "GaussianProcess",
@@ -49,12 +55,16 @@ __all__ = [
     "InnerOptimizer",
     "InputContext",
     "LRUMemoryCell",
+    "LSTMCell",
     "Learner",
     "LinearHead",
     "LinearStartLearner",
     "MLPNetwork",
+    "NTMCell",
     "NetworkLearner",
     "RecurrentLearner",
+    "SequenceBatch",
+    "SequenceLearner",
     "SequentialLearner",
     "SupportRowsLearner",
     "TaskNetwork",
