@@ -62,14 +62,12 @@ def run(method: str, task: int, seed: int) -> dict[str, Any]:
     clf.fit(X[learned], train.target[learned], **facts)
     figures = {
         "seed": seed,
-        "training loss": round(float(np.mean(clf.meta_loss_curve_[-100:])), 5),
+        "training loss": round(float(np.mean(clf.loss_curve_[-100:])), 5),
         "training": error(clf, X[learned], train.target[learned]),
         "validation": error(clf, X[held_out], train.target[held_out]),
         "test": error(clf, X_test, test.target),
         "seconds": round(time.perf_counter() - start, 1),
-        "curve": [
-            round(float(np.mean(part)), 4) for part in np.array_split(clf.meta_loss_curve_, 30)
-        ],
+        "curve": [round(float(np.mean(part)), 4) for part in np.array_split(clf.loss_curve_, 30)],
     }
     if method == "mem_nn":
         told = np.array([f[: clf.n_hops] for f in test.supporting_facts])

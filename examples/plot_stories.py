@@ -51,8 +51,7 @@ network = StoryMemN2NClassifier(
     max_iter=800,
     linear_start_iter=250,
     time_noise=0.0,
-    meta_optimizer="adam",
-    meta_learning_rate=0.02,
+    learning_rate=0.02,
     random_state=0,
 )
 weak = make_pipeline(StoryVectorizer(), network).fit(stories, answers)
