@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class SupervisedClassifier(ClassifierMixin, SupervisedEstimator):
         self._train(
             lambda: self._make_learner(X, len(classes)),
             lambda rng: _batches(rows, learned, self.batch_size, rng),
-            None if held_out is None else lambda learner: -float(learner.meta_loss(held_out)),
+            None if held_out is None else partial(_score, rows=held_out),
             learned={"classes_": classes},
             anew=not goes_on,
         )
@@ -193,6 +194,11 @@ class SupervisedClassifier(ClassifierMixin, SupervisedEstimator):
         """
         scores = self._outputs(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+
+def _score(learner: Any, rows: RowBatch) -> float:
+    """Return minus the loss of rows."""
+    return -float(learner.meta_loss(rows))
 
 
 def _batches(
