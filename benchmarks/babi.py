@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.stats import binomtest
 
 from fewshot_sklearn import MemNNClassifier, StoryMemN2NClassifier, StoryVectorizer
 from fewshot_sklearn.datasets import fetch_babi
@@ -83,6 +84,12 @@ def error(clf: Any, X: np.ndarray, y: np.ndarray) -> float:
     return round(100 * (1 - clf.score(X, y)), 1)
 
 
+def interval(per_cent: float, n: int = 1000) -> list[float]:
+    """Return Wilson's 95 % interval of a share of n questions, in per cent."""
+    found = binomtest(round(per_cent * n / 100), n).proportion_ci(method="wilson")
+    return [round(100 * found.low, 1), round(100 * found.high, 1)]
+
+
 def main(options: argparse.Namespace) -> None:
     """Train what is asked for, and write the records and the table."""
     path = RESULTS / f"babi_{options.method}.json"
@@ -90,10 +97,9 @@ def main(options: argparse.Namespace) -> None:
     for task in options.tasks:
         runs = [run(options.method, task, SEED + i) for i in range(options.n_runs)]
         best = min(runs, key=lambda figures: figures["training loss"])
-        n, p = 1000, best["test"] / 100
         record["tasks"][str(task)] = {
             "test error": best["test"],
-            "interval": round(196 * (p * (1 - p) / n) ** 0.5, 1),
+            "interval": interval(best["test"]),
             "published": PUBLISHED[options.method][task],
             "runs": runs,
         }
@@ -127,7 +133,7 @@ def write_table() -> None:
         tasks = json.loads(path.read_text())["tasks"]
         rows = {
             f"``{name}``": [
-                f"{tasks[str(t)]['test error']} ± {tasks[str(t)]['interval']}"
+                "{} ({} to {})".format(tasks[str(t)]["test error"], *tasks[str(t)]["interval"])
                 if str(t) in tasks
                 else ""
                 for t in N_FACTS
