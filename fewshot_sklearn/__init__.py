@@ -57,7 +57,13 @@ if TYPE_CHECKING:
         ReptileClassifier,
         ReptileRegressor,
     )
-    from fewshot_sklearn.memory_based import MANNClassifier
+    from fewshot_sklearn.memory_based import (
+        ANPRegressor,
+        CNPClassifier,
+        CNPRegressor,
+        MANNClassifier,
+        NPRegressor,
+    )
     from fewshot_sklearn.metric_based import (
         CNAPSClassifier,
         DKTClassifier,
@@ -93,11 +99,14 @@ __all__ = [
     "MLP",
     "ANILClassifier",
     "ANILRegressor",
+    "ANPRegressor",
     "BOILClassifier",
     "BOILRegressor",
     "CAVIAClassifier",
     "CAVIARegressor",
     "CNAPSClassifier",
+    "CNPClassifier",
+    "CNPRegressor",
     "ClassFoldSplit",
     "ClassFoldTasks",
     "Conv4",
@@ -131,6 +140,7 @@ __all__ = [
     "MetaPipeline",
     "MetaSGDClassifier",
     "MetaSGDRegressor",
+    "NPRegressor",
     "ProtoMAMLClassifier",
     "ProtoNetClassifier",
     "QuadraticProbeClassifier",
@@ -170,6 +180,7 @@ __all__ = [
 _HOME = {
     "ANILClassifier": "gradient_based",
     "ANILRegressor": "gradient_based",
+    "ANPRegressor": "memory_based",
     "BOILClassifier": "gradient_based",
     "BOILRegressor": "gradient_based",
     "CAVIAClassifier": "gradient_based",
@@ -182,6 +193,8 @@ _HOME = {
     "IMAMLRegressor": "gradient_based",
     "IMAMLClassifier": "gradient_based",
     "CNAPSClassifier": "metric_based",
+    "CNPClassifier": "memory_based",
+    "CNPRegressor": "memory_based",
     "SVMNetClassifier": "metric_based",
     "ClassFoldSplit": "model_selection",
     "ClassFoldTasks": "tasks",
@@ -211,6 +224,7 @@ _HOME = {
     "MANNClassifier": "memory_based",
     "MLP": "nn",
     "MetaPipeline": "pipeline",
+    "NPRegressor": "memory_based",
     "SiameseNetClassifier": "metric_based",
     "RidgeNetRegressor": "metric_based",
     "RidgeNetClassifier": "metric_based",

@@ -64,6 +64,22 @@ head : {"auto", "shared", "per_class"}, default="auto"
 n_orders : int, default=1
     In how many orders the support rows are read: their own, then fixed shuffles of it, whose
     predictions are averaged. The cost of a task grows with it. An adaptation parameter.""",
+    "neural_process_parameters": """\
+n_hidden : int, default=128
+    Width of the encodings and of all hidden layers.
+n_layers : int, default=3
+    Hidden layers of encoder and decoder.
+min_std : float, default=0.01
+    The smallest standard deviation that can be predicted, in units of the standardised targets.
+random_support : bool, default=True
+    Meta-train, in every iteration, on a random number of the support rows, from one to all, so
+    that supports of any size are learned from. False: always on all.""",
+    "latent_process_parameters": """\
+n_latent : int, default=128
+    Width of the latent variable.
+n_latent_samples : int, default=32
+    Points that a prediction averages over; one is the mean of the latent variable alone. An
+    adaptation parameter.""",
     "regressor_parameters": """\
 normalize_y : bool, default=True
     Standardise targets with the mean and scale of the meta-training tasks' targets (of a

@@ -1,0 +1,179 @@
+"""Neural processes with a latent variable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..base import TaskSpec
+from ..nn import Learner
+from ..nn.functional import gaussian_nll, map_rows
+from ..nn.learner import State
+from ..nn.neural_process import (
+    LatentEncoder,
+    PairEncoder,
+    all_rows,
+    mixture_moments,
+    normal_divergence,
+    normal_points,
+    random_rows,
+)
+from ..utils._sklearn import Integral, Interval
+from ._neural_process import NeuralProcessRegressor
+
+if TYPE_CHECKING:
+    from ..tasks._batch import TaskBatch
+
+
+class NPLearner(Learner):
+    r"""Decode a target from its row and a latent variable that the support set tells of [1]_.
+
+    .. math::
+        p(y \mid x, s) = \int N(y; g(x, z)) \, q(z \mid s) \, dz
+
+    Parameters
+    ----------
+    backbone : nn.Module
+        Rows [N, *] to embeddings [N, D], which take the place of x.
+    latent : LatentEncoder
+        q, of pairs [..., D + C].
+    decoder : nn.Module
+        g, rows [..., D + Z] to means and standard deviations [..., 2 C].
+    points : Tensor of shape (L, Z)
+        What stands for samples of a standard normal distribution outside of meta-training.
+    random_support : bool
+        Whether meta-training conditions on a random part of the support rows.
+
+    References
+    ----------
+    .. [1] Garnelo, Schwarz, Rosenbaum et al. (2018). "Neural processes." ICML workshop on
+       theoretical foundations and applications of deep generative models.
+    """
+
+    points: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        latent: LatentEncoder,
+        decoder: nn.Module,
+        points: Tensor,
+        *,
+        random_support: bool,
+    ) -> None:
+        super().__init__(gaussian_nll)
+        self.backbone = backbone
+        self.latent = latent
+        self.decoder = decoder
+        self.random_support = random_support
+        self.register_buffer("points", points, persistent=False)
+
+    def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
+        """Return the mean and the standard deviation [T, Z] of q(z | s)."""
+        return self.encode(self.embed(self.backbone, x), y, mask)
+
+    def encode(self, rows: Tensor, y: Tensor, mask: Tensor | None) -> State:
+        """Return what a set of embedded rows [T, N, D] and their targets tell."""
+        mean, std = self.latent(torch.cat([rows, y], dim=-1), mask)
+        return {"mean": mean, "std": std}
+
+    def read(self, state: State, rows: Tensor) -> Tensor:
+        """Return what the decoder sees of embedded query rows [T, Q, D] beside z."""
+        return rows
+
+    def decode(self, seen: Tensor, z: Tensor) -> Tensor:
+        """Decode what is seen of each row [T, Q, *] with each sample [T, L, Z]: [T, L, Q, 2 C]."""
+        n_samples, n_rows = z.shape[1], seen.shape[1]
+        seen = seen.unsqueeze(1).expand(-1, n_samples, -1, -1)
+        return self.decoder(torch.cat([seen, z.unsqueeze(2).expand(-1, -1, n_rows, -1)], dim=-1))
+
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """Return the mean and the standard deviation of a new target over q(z | s)."""
+        z = _samples(state["mean"], state["std"], self.points)
+        seen = self.read(state, self.embed(self.backbone, x))
+        bytes_per_row = z.nbytes + z.shape[1] * seen[:, :1].nbytes
+        return map_rows(lambda rows: mixture_moments(self.decode(rows, z)), seen, bytes_per_row)
+
+    def meta_loss(self, batch: TaskBatch) -> Tensor:
+        """Return minus the lower bound of the evidence for all rows given some of the support."""
+        x, y, mask = all_rows(batch)
+        rows, y_support = self.embed(self.backbone, x), batch.y_support
+        known = batch.support_mask
+        if self.random_support:
+            known = random_rows(y_support, known)
+        state = self.encode(rows[:, : y_support.shape[1]], y_support, known)
+        mean, std = self.latent(torch.cat([rows, y], dim=-1), mask)
+        noise = torch.randn_like(mean).unsqueeze(1) if self.training else self.points
+        outputs = self.decode(self.read(state, rows), _samples(mean, std, noise))
+        losses = self.loss(outputs, y.unsqueeze(1), None if mask is None else mask.unsqueeze(1))
+        n_rows = y.shape[1] if mask is None else mask.sum(dim=1)
+        divergence = normal_divergence((mean, std), (state["mean"], state["std"]))
+        return (losses.mean(dim=1) + divergence / (n_rows * y.shape[-1])).mean()
+
+
+def _samples(mean: Tensor, std: Tensor, noise: Tensor) -> Tensor:
+    """Return samples of z [T, L, Z]."""
+    return mean.unsqueeze(1) + std.unsqueeze(1) * noise
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class LatentProcessRegressor(NeuralProcessRegressor):
+    """A neural process that has a latent variable."""
+
+    n_latent: int = 128
+    n_latent_samples: int = 32
+
+    _adaptation_parameters: ClassVar[frozenset[str]] = (
+        NeuralProcessRegressor._adaptation_parameters | {"n_latent_samples"}
+    )
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **NeuralProcessRegressor._parameter_constraints,
+        "n_latent": [Interval(Integral, 1, None, closed="left")],
+        "n_latent_samples": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def _points(self) -> Tensor:
+        """Return what stands for samples of a standard normal distribution."""
+        return normal_points(self.n_latent_samples, self.n_latent).to(torch.get_default_dtype())
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class NPRegressor(LatentProcessRegressor):
+    """Neural process: a latent variable says which function it is, and a network decodes it [1]_.
+
+    ``meta_fit`` learns a distribution over functions; ``fit`` finds which of them go with the
+    support set, as a normal distribution of the latent variable. Prefer it to CNPRegressor where
+    whole functions are to be drawn that agree with a few rows, ``sample_y``; CNPRegressor
+    predicts single targets better. ``fit`` is one forward pass, ``predict`` one for each latent
+    sample.
+
+    Parameters
+    ----------
+    %(neural_process_parameters)s
+    %(latent_process_parameters)s
+    %(shared_parameters)s
+    %(regressor_parameters)s
+
+    Attributes
+    ----------
+    %(shared_attributes)s
+
+    References
+    ----------
+    .. [1] Garnelo, Schwarz, Rosenbaum et al. (2018). "Neural processes." ICML workshop on
+       theoretical foundations and applications of deep generative models.
+    """
+
+    def _make_learner(self, spec: TaskSpec) -> NPLearner:
+        backbone, width = self._rows(spec)
+        encoder = PairEncoder(self._network(width + spec.n_outputs, self.n_hidden))
+        return NPLearner(
+            backbone,
+            LatentEncoder(encoder, self.n_hidden, self.n_latent),
+            self._decoder(width + self.n_latent, spec.n_outputs),
+            self._points(),
+            random_support=self.random_support,
+        )

@@ -1,0 +1,56 @@
+"""What the neural processes share: their rows, their sizes and their parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import nn
+
+from ..base import FewShotEstimator, ProbabilisticFewShotRegressor, TaskSpec
+from ..nn import embedding_size
+from ..nn.neural_process import GaussianDecoder, dense_network
+from ..utils._sklearn import Integral, Interval, Real
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class NeuralProcess(FewShotEstimator):
+    """An estimator whose encoder and decoder are multilayer perceptrons of one size."""
+
+    n_hidden: int = 128
+    n_layers: int = 3
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **FewShotEstimator._parameter_constraints,
+        "n_hidden": [Interval(Integral, 1, None, closed="left")],
+        "n_layers": [Interval(Integral, 1, None, closed="left")],
+    }
+
+    def _rows(self, spec: TaskSpec) -> tuple[nn.Module, int]:
+        """Return the network that embeds a row, none unless it was asked for, and its width."""
+        raw = nn.Flatten() if self.backbone is None else None
+        backbone = raw or self._build_backbone(spec.input_shape)
+        return backbone, embedding_size(backbone, spec.input_shape)
+
+    def _network(self, n_inputs: int, n_outputs: int) -> nn.Sequential:
+        """Return a new multilayer perceptron."""
+        return dense_network(n_inputs, self.n_hidden, self.n_layers, n_outputs)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class NeuralProcessRegressor(ProbabilisticFewShotRegressor, NeuralProcess):
+    """One that predicts a normal distribution."""
+
+    min_std: float = 0.01
+    random_support: bool = True
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **ProbabilisticFewShotRegressor._parameter_constraints,
+        **NeuralProcess._parameter_constraints,
+        "min_std": [Interval(Real, 0, 1, closed="neither")],
+        "random_support": ["boolean"],
+    }
+
+    def _decoder(self, n_inputs: int, n_outputs: int) -> GaussianDecoder:
+        """Return a new decoder of rows of that width."""
+        return GaussianDecoder(self._network(n_inputs, 2 * n_outputs), self.min_std)
