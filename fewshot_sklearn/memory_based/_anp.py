@@ -26,7 +26,7 @@ class ANPLearner(NPLearner):
     Parameters
     ----------
     *parts
-        Of :class:`NPLearner`, whose decoder gets rows [..., D + H + Z].
+        Of :class:`NPLearner`, whose decoder gets rows of D + H features.
     encoder : PairEncoder
         h, pairs [T, S, D + C] to [T, S, H].
     embedding : nn.Module
@@ -132,11 +132,10 @@ class ANPRegressor(LatentProcessRegressor):
 
     def _make_learner(self, spec: TaskSpec) -> ANPLearner:
         backbone, width = self._rows(spec)
-        n_seen = width + self.n_hidden
         return ANPLearner(
             backbone,
             LatentEncoder(self._encoder(width, spec), self.n_hidden, self.n_latent),
-            self._decoder(n_seen + self.n_latent, spec.n_outputs),
+            self._decoder(width + self.n_hidden, self.n_latent, spec.n_outputs),
             self._points(),
             encoder=self._encoder(width, spec),
             embedding=dense_network(width, self.n_hidden, 1, self.n_hidden),
@@ -149,4 +148,4 @@ class ANPRegressor(LatentProcessRegressor):
         layers = [
             SelfAttention(self.n_hidden, self.n_heads) for _ in range(self.n_self_attention_layers)
         ]
-        return PairEncoder(self._network(width + spec.n_outputs, self.n_hidden), *layers)
+        return PairEncoder(self._encoder_network(width + spec.n_outputs), *layers)

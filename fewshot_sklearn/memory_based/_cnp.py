@@ -34,8 +34,8 @@ class CNPLearner(Learner):
         Rows [N, *] to embeddings [N, D], which take the place of x.
     encoder : nn.Module
         h, pairs [..., D + C] to [..., H].
-    decoder : nn.Module
-        g, rows [..., D + H] to means and standard deviations [..., 2 C].
+    decoder : GaussianDecoder
+        g, of embedded rows with r.
     random_support : bool
         Whether meta-training conditions on a random part of the support rows.
 
@@ -67,8 +67,7 @@ class CNPLearner(Learner):
 
     def _decode(self, state: State, rows: Tensor) -> Tensor:
         """Return the outputs of embedded rows (eq. 3)."""
-        r = state["r"].unsqueeze(1).expand(-1, rows.shape[1], -1)
-        return self.decoder(torch.cat([rows, r], dim=-1))
+        return self.decoder(rows, state["r"].unsqueeze(1)).squeeze(1)
 
     def meta_loss(self, batch: TaskBatch) -> Tensor:
         """Return minus the log-likelihood of all rows given some of the support (eq. 4)."""
@@ -94,8 +93,8 @@ class CNPClassifierLearner(Learner):
         Rows [N, *] to embeddings [N, D], which take the place of x.
     encoder : nn.Module
         h, embeddings [..., D] to [..., H].
-    decoder : nn.Module
-        g, rows [..., D + C H] to logits [..., C].
+    decoder : JointNetwork
+        g, of embedded rows with all mean encodings, to C logits.
     n_hidden, n_outputs : int
         H and C.
 
@@ -134,9 +133,8 @@ class CNPClassifierLearner(Learner):
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Return the logit of each class."""
-        rows = self.embed(self.backbone, x)
-        r = state["r"].flatten(1).unsqueeze(1).expand(-1, rows.shape[1], -1)
-        return self.decoder(torch.cat([rows, r], dim=-1))
+        r = state["r"].flatten(1).unsqueeze(1)
+        return self.decoder(self.embed(self.backbone, x), r).squeeze(1)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -186,8 +184,8 @@ class CNPRegressor(NeuralProcessRegressor):
         backbone, width = self._rows(spec)
         return CNPLearner(
             backbone,
-            self._network(width + spec.n_outputs, self.n_hidden),
-            self._decoder(width + self.n_hidden, spec.n_outputs),
+            self._encoder_network(width + spec.n_outputs),
+            self._decoder(width, self.n_hidden, spec.n_outputs),
             random_support=self.random_support,
         )
 
@@ -252,8 +250,8 @@ class CNPClassifier(IncrementalClassifier, NeuralProcess):
         n_classes = spec.n_outputs
         return CNPClassifierLearner(
             backbone,
-            self._network(width, self.n_hidden),
-            self._network(width + n_classes * self.n_hidden, n_classes),
+            self._encoder_network(width),
+            self._decoder_network(width, n_classes * self.n_hidden, n_classes),
             n_hidden=self.n_hidden,
             n_outputs=n_classes,
         )

@@ -40,8 +40,8 @@ class NPLearner(Learner):
         Rows [N, *] to embeddings [N, D], which take the place of x.
     latent : LatentEncoder
         q, of pairs [..., D + C].
-    decoder : nn.Module
-        g, rows [..., D + Z] to means and standard deviations [..., 2 C].
+    decoder : GaussianDecoder
+        g, of embedded rows with z.
     points : Tensor of shape (L, Z)
         What stands for samples of a standard normal distribution outside of meta-training.
     random_support : bool
@@ -84,18 +84,11 @@ class NPLearner(Learner):
         """Return what the decoder sees of embedded query rows [T, Q, D] beside z."""
         return rows
 
-    def decode(self, seen: Tensor, z: Tensor) -> Tensor:
-        """Decode what is seen of each row [T, Q, *] with each sample [T, L, Z]: [T, L, Q, 2 C]."""
-        n_samples, n_rows = z.shape[1], seen.shape[1]
-        seen = seen.unsqueeze(1).expand(-1, n_samples, -1, -1)
-        return self.decoder(torch.cat([seen, z.unsqueeze(2).expand(-1, -1, n_rows, -1)], dim=-1))
-
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Return the mean and the standard deviation of a new target over q(z | s)."""
         z = _samples(state["mean"], state["std"], self.points)
         seen = self.read(state, self.embed(self.backbone, x))
-        bytes_per_row = z.nbytes + z.shape[1] * seen[:, :1].nbytes
-        return map_rows(lambda rows: mixture_moments(self.decode(rows, z)), seen, bytes_per_row)
+        return map_rows(lambda rows: mixture_moments(self.decoder(rows, z)), seen, z.nbytes)
 
     def meta_loss(self, batch: TaskBatch) -> Tensor:
         """Return minus the lower bound of the evidence for all rows given some of the support."""
@@ -107,7 +100,7 @@ class NPLearner(Learner):
         state = self.encode(rows[:, : y_support.shape[1]], y_support, known)
         mean, std = self.latent(torch.cat([rows, y], dim=-1), mask)
         noise = torch.randn_like(mean).unsqueeze(1) if self.training else self.points
-        outputs = self.decode(self.read(state, rows), _samples(mean, std, noise))
+        outputs = self.decoder(self.read(state, rows), _samples(mean, std, noise))
         losses = self.loss(outputs, y.unsqueeze(1), None if mask is None else mask.unsqueeze(1))
         n_rows = y.shape[1] if mask is None else mask.sum(dim=1)
         divergence = normal_divergence((mean, std), (state["mean"], state["std"]))
@@ -169,11 +162,11 @@ class NPRegressor(LatentProcessRegressor):
 
     def _make_learner(self, spec: TaskSpec) -> NPLearner:
         backbone, width = self._rows(spec)
-        encoder = PairEncoder(self._network(width + spec.n_outputs, self.n_hidden))
+        encoder = PairEncoder(self._encoder_network(width + spec.n_outputs))
         return NPLearner(
             backbone,
             LatentEncoder(encoder, self.n_hidden, self.n_latent),
-            self._decoder(width + self.n_latent, spec.n_outputs),
+            self._decoder(width, self.n_latent, spec.n_outputs),
             self._points(),
             random_support=self.random_support,
         )

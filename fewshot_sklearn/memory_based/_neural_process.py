@@ -9,7 +9,7 @@ from torch import nn
 
 from ..base import FewShotEstimator, ProbabilisticFewShotRegressor, TaskSpec
 from ..nn import embedding_size
-from ..nn.neural_process import GaussianDecoder, dense_network
+from ..nn.neural_process import GaussianDecoder, JointNetwork, dense_network
 from ..utils._sklearn import Integral, Interval, Real
 
 
@@ -32,9 +32,14 @@ class NeuralProcess(FewShotEstimator):
         backbone = raw or self._build_backbone(spec.input_shape)
         return backbone, embedding_size(backbone, spec.input_shape)
 
-    def _network(self, n_inputs: int, n_outputs: int) -> nn.Sequential:
-        """Return a new multilayer perceptron."""
-        return dense_network(n_inputs, self.n_hidden, self.n_layers, n_outputs)
+    def _encoder_network(self, n_inputs: int) -> nn.Sequential:
+        """Return a new network that encodes rows of that width."""
+        return dense_network(n_inputs, self.n_hidden, self.n_layers, self.n_hidden)
+
+    def _decoder_network(self, n_row: int, n_context: int, n_outputs: int) -> JointNetwork:
+        """Return a new network that decodes rows and contexts of these widths."""
+        sizes = {"n_hidden": self.n_hidden, "n_layers": self.n_layers}
+        return JointNetwork(n_row, n_context, **sizes, n_outputs=n_outputs)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -51,6 +56,7 @@ class NeuralProcessRegressor(ProbabilisticFewShotRegressor, NeuralProcess):
         "random_support": ["boolean"],
     }
 
-    def _decoder(self, n_inputs: int, n_outputs: int) -> GaussianDecoder:
-        """Return a new decoder of rows of that width."""
-        return GaussianDecoder(self._network(n_inputs, 2 * n_outputs), self.min_std)
+    def _decoder(self, n_row: int, n_context: int, n_outputs: int) -> GaussianDecoder:
+        """Return a new decoder of rows and contexts of these widths."""
+        network = self._decoder_network(n_row, n_context, 2 * n_outputs)
+        return GaussianDecoder(network, self.min_std)

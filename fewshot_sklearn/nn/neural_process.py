@@ -90,6 +90,45 @@ class LatentEncoder(nn.Module):
         return mean, _LEAST_LATENT_STD + (1 - _LEAST_LATENT_STD) * raw.sigmoid()
 
 
+class JointNetwork(nn.Module):
+    """A multilayer perceptron of rows and contexts side by side, each pair of them.
+
+    Parameters
+    ----------
+    n_row, n_context : int
+        Their widths D and P.
+    n_hidden, n_layers, n_outputs : int
+        As in :func:`dense_network`.
+    """
+
+    def __init__(
+        self, n_row: int, n_context: int, *, n_hidden: int, n_layers: int, n_outputs: int
+    ) -> None:
+        super().__init__()
+        self.n_row = n_row
+        self.first = nn.Linear(n_row + n_context, n_hidden)
+        self.rest = nn.Sequential(
+            nn.ReLU(), *dense_network(n_hidden, n_hidden, n_layers - 1, n_outputs)
+        )
+
+    def forward(self, rows: Tensor, contexts: Tensor) -> Tensor:
+        """Return the outputs of each row with each context of its task.
+
+        Parameters
+        ----------
+        rows : Tensor of shape (T, Q, D)
+        contexts : Tensor of shape (T, L, P)
+
+        Returns
+        -------
+        outputs : Tensor of shape (T, L, Q, n_outputs)
+        """
+        # The first layer is a sum, so that it need not be computed for each pair.
+        of_rows, of_contexts = self.first.weight.tensor_split([self.n_row], dim=1)
+        hidden = F.linear(rows, of_rows).unsqueeze(1)
+        return self.rest(hidden + F.linear(contexts, of_contexts, self.first.bias).unsqueeze(2))
+
+
 class GaussianDecoder(nn.Module):
     r"""A network whose outputs are means and standard deviations, which have a lower bound.
 
@@ -97,20 +136,23 @@ class GaussianDecoder(nn.Module):
 
     Parameters
     ----------
-    network : nn.Module
-        Rows [..., N] to [..., 2 C].
+    network : JointNetwork
+        With 2 C outputs.
     min_std : float
         The bound :math:`\sigma_0`.
     """
 
-    def __init__(self, network: nn.Module, min_std: float) -> None:
+    def __init__(self, network: JointNetwork, min_std: float) -> None:
         super().__init__()
         self.network = network
         self.min_std = min_std
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """Return the C means and, behind them, standard deviations [..., 2 C]."""
-        mean, raw = self.network(rows).chunk(2, dim=-1)
+    def forward(self, rows: Tensor, contexts: Tensor) -> Tensor:
+        """Return C means and, behind them, standard deviations [T, L, Q, 2 C].
+
+        They are of each row [T, Q, D] with each context [T, L, P] of its task.
+        """
+        mean, raw = self.network(rows, contexts).chunk(2, dim=-1)
         std = self.min_std + (1 - self.min_std) * F.softplus(raw)
         return torch.cat([mean, std], dim=-1)
 

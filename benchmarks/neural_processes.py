@@ -1,0 +1,181 @@
+"""Sine waves by neural processes: error, and how often an interval holds the target.
+
+    python benchmarks/neural_processes.py train cnp --max-time 200     # and np, anp
+    python benchmarks/neural_processes.py test cnp
+    python benchmarks/neural_processes.py table
+
+The waves, the 10 support and 10 query points, and the 25 tasks of an iteration are those of
+``sinusoid.py``, the protocol of the MAML paper; targets are not standardised. ``test`` adapts to
+5, 10 and 20 points and takes the mean squared error of 100 other points over 1,000 waves, the
+same as there, and the share of these points that lie in their central intervals of 90 %, which
+are 1.645 standard deviations to each side. It also takes the time of ``fit``, and of ``predict``
+of 100 points, for 10, 100 and 1,000 support points, the median of several calls.
+
+``train`` writes to ``benchmarks/models``, ``test`` a JSON file to ``benchmarks/results``, and
+``table`` the tables ``neural_processes.rst`` and ``neural_processes_time.rst`` there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import pickle
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewshot_sklearn import ANPRegressor, CNPRegressor, NPRegressor
+from fewshot_sklearn.datasets import make_sinusoid_tasks
+
+HERE = Path(__file__).parent
+SEED = 0
+META_BATCH_SIZE = 25
+SHOTS, ROWS = (5, 10, 20), (10, 100, 1000)
+HALF_WIDTH = 1.6449  # of the central interval of 90 %, in standard deviations
+SHARED = {
+    "meta_batch_size": META_BATCH_SIZE,
+    "normalize_y": False,
+    "schedule": "one_cycle",
+    "meta_learning_rate": 2e-3,
+    "random_state": SEED,
+}
+METHODS = {
+    "cnp": CNPRegressor(**SHARED),
+    "np": NPRegressor(**SHARED),
+    "anp": ANPRegressor(**SHARED),
+}
+
+
+def train(method: str, options: argparse.Namespace) -> None:
+    """Meta-train one method and keep the estimator."""
+    tasks = make_sinusoid_tasks(META_BATCH_SIZE * options.max_iter, random_state=SEED)
+    changes = {"max_iter": options.max_iter, "max_time": options.max_time}
+    estimator = METHODS[method].set_params(**changes | json.loads(options.set))
+    start = time.perf_counter()
+    estimator.meta_fit(tasks)
+    spent = round(time.perf_counter() - start, 1)
+    curve = np.asarray(estimator.meta_loss_curve_)
+    size = max(1, len(curve) // 25)
+    record = {
+        "training_seconds": spent,
+        "n_meta_iter": len(curve),
+        "meta_loss_curve": [
+            [i + size, round(float(curve[i : i + size].mean()), 4)]
+            for i in range(0, len(curve), size)
+        ],
+    }
+    logging.info("%s: %.0f s, %d iterations", method, spent, len(curve))
+    path = HERE / "models" / f"sinusoid_{method}.pkl"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(pickle.dumps((estimator, record)))
+
+
+def of_waves(estimator: Any, n_support: int, n_tasks: int) -> dict[str, float]:
+    """Return error and coverage over waves, each with half its interval of 95 %."""
+    tasks = make_sinusoid_tasks(n_tasks, n_support=n_support, n_query=100, random_state=SEED + 1)
+    errors, inside = [], []
+    for task in tasks:
+        mean, std = estimator.fit(task.X_support, task.y_support).predict(
+            task.X_query, return_std=True
+        )
+        gap = np.abs(task.y_query - mean)
+        errors.append(np.square(gap).mean())
+        inside.append((gap < HALF_WIDTH * std).mean())
+    half = 1.96 / np.sqrt(n_tasks)
+    return {
+        "mse": round(float(np.mean(errors)), 4),
+        "mse_ci95": round(float(half * np.std(errors, ddof=1)), 4),
+        "coverage": round(float(np.mean(inside)), 4),
+        "coverage_ci95": round(float(half * np.std(inside, ddof=1)), 4),
+    }
+
+
+def milliseconds(call: Any, n_calls: int = 15) -> float:
+    """Return the median time of a call."""
+    times = []
+    for _ in range(n_calls):
+        start = time.perf_counter()
+        call()
+        times.append(1e3 * (time.perf_counter() - start))
+    return round(float(np.median(times)), 2)
+
+
+def of_rows(estimator: Any, n_support: int) -> dict[str, float]:
+    """Return how long it takes to learn so many rows, and to predict 100."""
+    task = make_sinusoid_tasks(1, n_support=n_support, n_query=100, random_state=SEED)[0]
+    fit = milliseconds(lambda: estimator.fit(task.X_support, task.y_support))
+    return {"fit": fit, "predict": milliseconds(lambda: estimator.predict(task.X_query))}
+
+
+def test(method: str, options: argparse.Namespace) -> None:
+    """Evaluate a kept estimator and record the figures."""
+    path = HERE / "models" / f"sinusoid_{method}.pkl"
+    estimator, record = pickle.loads(path.read_bytes())
+    figures = {}
+    for k in SHOTS:
+        figures[f"{k} points"] = of_waves(estimator, k, options.n_tasks)
+        logging.info("%s, %d points: %s", method, k, figures[f"{k} points"])
+    record |= {
+        "method": method,
+        "estimator": repr(estimator),
+        "figures": figures,
+        "milliseconds": {f"{n} rows": of_rows(estimator, n) for n in ROWS},
+        "n_tasks": options.n_tasks,
+        "seed": SEED,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    logging.info("%s, milliseconds: %s", method, record["milliseconds"])
+    path = HERE / "results" / f"sinusoid_{method}.json"
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def list_table(rows: list[list[str]], widths: str) -> str:
+    """Return rows of cells as a table with a header."""
+    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
+    for row in rows:
+        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
+    return "\n".join(lines) + "\n"
+
+
+def table(_: str | None, options: argparse.Namespace) -> None:
+    """Write the tables of all recorded methods, with MAML's error of ten steps beside them."""
+    results = HERE / "results"
+    maml = json.loads((results / "sinusoid_maml.json").read_text())
+    quality = [["", "iterations", *(f"{k} points" for k in SHOTS), *(f"90 %, {k}" for k in SHOTS)]]
+    spent = [["", *(f"fit, {n:,} rows" for n in ROWS), *(f"predict, {n:,}" for n in ROWS)]]
+    for method, estimator in METHODS.items():
+        title = f":class:`~fewshot_sklearn.{type(estimator).__name__}`"
+        record = json.loads((results / f"sinusoid_{method}.json").read_text())
+        cells = [record["figures"][f"{k} points"] for k in SHOTS]
+        times = [record["milliseconds"][f"{n} rows"] for n in ROWS]
+        errors = [f"{c['mse']:.3f} ± {c['mse_ci95']:.3f}" for c in cells]
+        inside = [f"{100 * c['coverage']:.1f}" for c in cells]
+        quality.append([title, f"{record['n_meta_iter']:,}", *errors, *inside])
+        spent.append([title, *(f"{t[w]:.1f}" for w in ("fit", "predict") for t in times)])
+    steps = [maml["figures"][f"{k} points, 10 steps"] for k in SHOTS]
+    errors = [f"{c['mse']:.3f} ± {c['ci95']:.3f}" for c in steps]
+    title = ":class:`~fewshot_sklearn.MAMLRegressor`, 10 steps"
+    quality.append([title, f"{maml['n_meta_iter']:,}", *errors, "–", "–", "–"])
+    (results / "neural_processes.rst").write_text(list_table(quality, "24 12 15 15 15 8 8 8"))
+    (results / "neural_processes_time.rst").write_text(list_table(spent, "28 12 12 12 12 12 12"))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["train", "test", "table"])
+    parser.add_argument("method", choices=[*METHODS], nargs="?")
+    parser.add_argument("--max-iter", type=int, default=40_000)
+    parser.add_argument("--max-time", type=float, default=None)
+    parser.add_argument("--set", default="{}", help="further parameters, as JSON")
+    parser.add_argument("--n-tasks", type=int, default=1000)
+    arguments = parser.parse_args()
+    {"train": train, "test": test, "table": table}[arguments.action](arguments.method, arguments)
