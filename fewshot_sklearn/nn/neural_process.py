@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 # Of a latent variable, as in the authors' code.
 _LEAST_LATENT_STD = 0.1
+# Where its distribution starts: the logit of the standard deviation above its bound, and how many
+# times wider than those of another layer the weights of the mean are.
+_FIRST_LOGIT, _FIRST_SPREAD = -4.0, 5.0
 
 
 def dense_network(n_inputs: int, n_hidden: int, n_layers: int, n_outputs: int) -> nn.Sequential:
@@ -67,6 +70,9 @@ class LatentEncoder(nn.Module):
         s = \frac{1}{n} \sum_i h(x_i, y_i), \qquad
         z \sim N(\mu(s), \sigma(s)^2), \qquad \sigma(s) \in (0.1, 1)
 
+    At the start the means of different sets differ by more than the standard deviation, which is
+    near its bound; otherwise a decoder sees but noise, and learns to leave z out.
+
     Parameters
     ----------
     encoder : PairEncoder
@@ -80,9 +86,11 @@ class LatentEncoder(nn.Module):
     def __init__(self, encoder: PairEncoder, n_hidden: int, n_latent: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Sequential(
-            nn.Linear(n_hidden, n_hidden), nn.ReLU(), nn.Linear(n_hidden, 2 * n_latent)
-        )
+        last = nn.Linear(n_hidden, 2 * n_latent)
+        with torch.no_grad():
+            last.weight[:n_latent] *= _FIRST_SPREAD
+            last.bias[n_latent:] += _FIRST_LOGIT
+        self.head = nn.Sequential(nn.Linear(n_hidden, n_hidden), nn.ReLU(), last)
 
     def forward(self, pairs: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation [T, Z] from pairs [T, S, N] and their mask [T, S]."""
