@@ -140,7 +140,7 @@ class ANPRegressor(LatentProcessRegressor):
             encoder=self._encoder(width, spec),
             embedding=dense_network(width, self.n_hidden, 1, self.n_hidden),
             attention=CrossAttention(self.n_hidden, self.n_heads),
-            random_support=self.random_support,
+            min_support_share=self.min_support_share,
         )
 
     def _encoder(self, width: int, spec: TaskSpec) -> PairEncoder:

@@ -36,8 +36,8 @@ class CNPLearner(Learner):
         h, pairs [..., D + C] to [..., H].
     decoder : GaussianDecoder
         g, of embedded rows with r.
-    random_support : bool
-        Whether meta-training conditions on a random part of the support rows.
+    min_support_share : float
+        The smallest share of the support rows that meta-training conditions on.
 
     References
     ----------
@@ -45,13 +45,18 @@ class CNPLearner(Learner):
     """
 
     def __init__(
-        self, backbone: nn.Module, encoder: nn.Module, decoder: nn.Module, *, random_support: bool
+        self,
+        backbone: nn.Module,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        *,
+        min_support_share: float,
     ) -> None:
         super().__init__(gaussian_nll)
         self.backbone = backbone
         self.encoder = encoder
         self.decoder = decoder
-        self.random_support = random_support
+        self.min_support_share = min_support_share
 
     def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
         """Return the mean encoding r [T, H] of the support pairs."""
@@ -73,9 +78,7 @@ class CNPLearner(Learner):
         """Return minus the log-likelihood of all rows given some of the support (eq. 4)."""
         x, y, mask = all_rows(batch)
         rows, y_support = self.embed(self.backbone, x), batch.y_support
-        known = batch.support_mask
-        if self.random_support:
-            known = random_rows(y_support, known)
+        known = random_rows(y_support, batch.support_mask, self.min_support_share)
         state = self._encode(rows[:, : y_support.shape[1]], y_support, known)
         return self.loss(self._decode(state, rows), y, mask).mean()
 
@@ -186,7 +189,7 @@ class CNPRegressor(NeuralProcessRegressor):
             backbone,
             self._encoder_network(width + spec.n_outputs),
             self._decoder(width, self.n_hidden, spec.n_outputs),
-            random_support=self.random_support,
+            min_support_share=self.min_support_share,
         )
 
 

@@ -44,8 +44,8 @@ class NPLearner(Learner):
         g, of embedded rows with z.
     points : Tensor of shape (L, Z)
         What stands for samples of a standard normal distribution outside of meta-training.
-    random_support : bool
-        Whether meta-training conditions on a random part of the support rows.
+    min_support_share : float
+        The smallest share of the support rows that meta-training conditions on.
 
     References
     ----------
@@ -62,13 +62,13 @@ class NPLearner(Learner):
         decoder: nn.Module,
         points: Tensor,
         *,
-        random_support: bool,
+        min_support_share: float,
     ) -> None:
         super().__init__(gaussian_nll)
         self.backbone = backbone
         self.latent = latent
         self.decoder = decoder
-        self.random_support = random_support
+        self.min_support_share = min_support_share
         self.register_buffer("points", points, persistent=False)
 
     def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
@@ -94,9 +94,7 @@ class NPLearner(Learner):
         """Return minus the lower bound of the evidence for all rows given some of the support."""
         x, y, mask = all_rows(batch)
         rows, y_support = self.embed(self.backbone, x), batch.y_support
-        known = batch.support_mask
-        if self.random_support:
-            known = random_rows(y_support, known)
+        known = random_rows(y_support, batch.support_mask, self.min_support_share)
         state = self.encode(rows[:, : y_support.shape[1]], y_support, known)
         mean, std = self.latent(torch.cat([rows, y], dim=-1), mask)
         noise = torch.randn_like(mean).unsqueeze(1) if self.training else self.points
@@ -168,5 +166,5 @@ class NPRegressor(LatentProcessRegressor):
             LatentEncoder(encoder, self.n_hidden, self.n_latent),
             self._decoder(width, self.n_latent, spec.n_outputs),
             self._points(),
-            random_support=self.random_support,
+            min_support_share=self.min_support_share,
         )

@@ -47,13 +47,13 @@ class NeuralProcessRegressor(ProbabilisticFewShotRegressor, NeuralProcess):
     """One that predicts a normal distribution."""
 
     min_std: float = 0.01
-    random_support: bool = True
+    min_support_share: float = 0.5
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ProbabilisticFewShotRegressor._parameter_constraints,
         **NeuralProcess._parameter_constraints,
         "min_std": [Interval(Real, 0, 1, closed="neither")],
-        "random_support": ["boolean"],
+        "min_support_share": [Interval(Real, 0, 1, closed="both")],
     }
 
     def _decoder(self, n_row: int, n_context: int, n_outputs: int) -> GaussianDecoder:

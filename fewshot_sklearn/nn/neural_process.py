@@ -178,27 +178,32 @@ def all_rows(batch: TaskBatch) -> tuple[Tensor, Tensor, Tensor | None]:
     return x, y, join_masks(masks, (batch.x_support, batch.x_query))
 
 
-def random_rows(y: Tensor, mask: Tensor | None) -> Tensor:
-    """Draw how many of the rows of each task are kept, one at least, and which.
+def random_rows(y: Tensor, mask: Tensor | None, min_share: float) -> Tensor:
+    """Draw how many of the rows of each task are kept, and which.
 
-    The rows kept follow each other, the first one after the last. All tasks share one draw of the
-    share that is kept and of where it begins.
+    Their number is uniform between the smallest share of the rows, at least one, and all of them.
+    The rows kept follow each other, the first one after the last. Tasks share one draw of how far
+    between the two numbers theirs is, and of where the rows begin.
 
     Parameters
     ----------
     y : Tensor of shape (T, S, *)
         Only its shape and device are looked at.
     mask : bool Tensor of shape (T, S) or None
+    min_share : float
+        Between 0 and 1.
 
     Returns
     -------
     mask : bool Tensor of shape (T, S)
     """
-    share, start = torch.rand(2, dtype=torch.float64).tolist()
+    between, start = torch.rand(2, dtype=torch.float64).tolist()
     real = y.new_ones(y.shape[:2], dtype=torch.bool) if mask is None else mask
     n_rows = real.sum(dim=1, keepdim=True)
     rank = real.cumsum(dim=1) - 1
-    n_kept, first = 1 + (share * n_rows).floor(), (start * n_rows).floor()
+    fewest = (min_share * n_rows).ceil().clamp_min(1)
+    n_kept = fewest + (between * (n_rows - fewest + 1)).floor()
+    first = (start * n_rows).floor()
     return real & ((rank - first) % n_rows.clamp_min(1) < n_kept)
 
 

@@ -71,9 +71,10 @@ n_layers : int, default=3
     Hidden layers of encoder and decoder.
 min_std : float, default=0.01
     The smallest standard deviation that can be predicted, in units of the standardised targets.
-random_support : bool, default=True
-    Meta-train, in every iteration, on a random number of the support rows, from one to all, so
-    that supports of any size are learned from. False: always on all.""",
+min_support_share : float, default=0.5
+    In every iteration of meta-training a random number of the support rows is learned from,
+    between this share of them and all, so that supports of several sizes are known. 0 begins at
+    one row, 1 takes all rows always.""",
     "latent_process_parameters": """\
 n_latent : int, default=128
     Width of the latent variable.

@@ -35,7 +35,7 @@ SMALL = {
     "precision": "float64",
     "random_state": 0,
 }
-REAL = {"normalize_y": False, "random_support": False, **SMALL}
+REAL = {"normalize_y": False, "min_support_share": 1.0, **SMALL}
 LATENT = {"n_latent": 4, "n_latent_samples": 8, **REAL}
 REGRESSORS = {
     "cnp": CNPRegressor(**REAL),
@@ -283,15 +283,22 @@ def test_heads_that_do_not_divide_the_width_are_refused():
 # ---------------------------------------------------------------------------- building blocks
 
 
-def test_random_rows_keep_every_number_of_rows_from_one_to_all():
+@pytest.mark.parametrize("min_share", [0.0, 0.5, 1.0])
+def test_random_rows_keep_every_number_of_rows_from_the_smallest_to_all(min_share):
     mask = torch.tensor([[True] * 7 + [False] * 2, [True, False, True] * 3])
-    kept = torch.stack([random_rows(torch.zeros(2, 9, 1), mask) for _ in range(400)])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        kept = [random_rows(torch.zeros(2, 9, 1), mask, min_share) for _ in range(600)]
+    kept = torch.stack(kept)
     assert not (kept & ~mask).any()
     for task, n_rows in ((0, 7), (1, 6)):
+        fewest = max(1, int(np.ceil(min_share * n_rows)))
         counts = torch.bincount(kept[:, task].sum(dim=-1), minlength=n_rows + 1)
-        assert counts[0] == 0
-        assert (counts[1:] > 30).all()
-        assert (kept[:, task].double().mean(dim=0)[mask[task]] - 0.57).abs().max() < 0.1
+        expected = 600 / (n_rows - fewest + 1)
+        assert counts[:fewest].sum() == 0
+        assert ((counts[fewest:] - expected).abs() < 4 * expected**0.5).all()
+        of_row = kept[:, task].double().mean(dim=0)[mask[task]]
+        assert (of_row - of_row.mean()).abs().max() < 0.1
 
 
 def test_normal_points_have_mean_zero_and_variance_one_and_are_always_the_same():
