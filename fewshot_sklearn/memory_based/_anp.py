@@ -102,9 +102,9 @@ class ANPRegressor(LatentProcessRegressor):
     Departures from the paper: the prediction averages over fixed points that stand for samples of
     the latent variable, so that it is a function of the support set, and its standard deviation
     is that of the mixture; the paper looks at single samples. ``min_std`` is 0.01, not 0.1. In
-    meta-training the support set has one row at least, drawn from those of the task. Encoders and
-    decoder have the same number of layers. Targets are standardised with the meta-training
-    tasks' mean and scale unless ``normalize_y=False``.
+    meta-training the support set has half of its rows at least. Encoders and decoder have the
+    same number of layers. Targets are standardised with the meta-training tasks' mean and scale
+    unless ``normalize_y=False``.
 
     References
     ----------
@@ -112,13 +112,17 @@ class ANPRegressor(LatentProcessRegressor):
 
     Examples
     --------
-    >>> from fewshot_sklearn import ANPRegressor
+    >>> from fewshot_sklearn import ANPRegressor, evaluate
     >>> from fewshot_sklearn.datasets import make_sinusoid_tasks
     >>> tasks = make_sinusoid_tasks(random_state=0)
-    >>> reg = ANPRegressor(max_iter=300, random_state=0).meta_fit(tasks)
-    >>> X_support, y_support, X_query, y_query = tasks[0]
-    >>> reg.fit(X_support, y_support).score(X_query, y_query) > 0.7
+    >>> reg = ANPRegressor(max_iter=400, random_state=0).meta_fit(tasks)
+    >>> unseen = make_sinusoid_tasks(50, random_state=1)
+    >>> -evaluate(reg, unseen, scoring="neg_mean_squared_error").mean < 2.0
     True
+    >>> X_support, y_support, X_query, y_query = unseen[0]
+    >>> mean, std = reg.fit(X_support, y_support).predict(X_query, return_std=True)
+    >>> std.shape
+    (10,)
     """
 
     n_heads: int = 8

@@ -164,9 +164,10 @@ class CNPRegressor(NeuralProcessRegressor):
     The network sees the rows as they are unless a ``backbone`` is given.
 
     Departures from the paper: ``min_std`` is 0.01 and not the 0.1 of the authors' code, which is
-    more than the error on a function without noise. In meta-training the support set has one row
-    at least, not none. Encoder and decoder have the same number of layers. Targets are
-    standardised with the meta-training tasks' mean and scale unless ``normalize_y=False``.
+    more than the error on a function without noise. In meta-training the support set has half of
+    its rows at least, in the paper none at least. Encoder and decoder have the same number of
+    layers. Targets are standardised with the meta-training tasks' mean and scale unless
+    ``normalize_y=False``.
 
     References
     ----------
@@ -174,13 +175,17 @@ class CNPRegressor(NeuralProcessRegressor):
 
     Examples
     --------
-    >>> from fewshot_sklearn import CNPRegressor
+    >>> from fewshot_sklearn import CNPRegressor, evaluate
     >>> from fewshot_sklearn.datasets import make_sinusoid_tasks
     >>> tasks = make_sinusoid_tasks(random_state=0)
-    >>> reg = CNPRegressor(max_iter=300, random_state=0).meta_fit(tasks)
-    >>> X_support, y_support, X_query, y_query = tasks[0]
-    >>> reg.fit(X_support, y_support).score(X_query, y_query) > 0.7
+    >>> reg = CNPRegressor(max_iter=400, random_state=0).meta_fit(tasks)
+    >>> unseen = make_sinusoid_tasks(50, random_state=1)
+    >>> -evaluate(reg, unseen, scoring="neg_mean_squared_error").mean < 2.0
     True
+    >>> X_support, y_support, X_query, y_query = unseen[0]
+    >>> mean, std = reg.fit(X_support, y_support).predict(X_query, return_std=True)
+    >>> std.shape
+    (10,)
     """
 
     def _make_learner(self, spec: TaskSpec) -> CNPLearner:
