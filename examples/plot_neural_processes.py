@@ -39,9 +39,10 @@ for process in processes.values():
 
 # %%
 # The bands are central intervals of 90 %: the mean with 1.645 standard deviations to either side.
-# They are wide where the points leave many waves, and narrower once there is one wave left.
+# The predictions come nearer to the wave as its points become known. The bands hardly narrow,
+# though a single point leaves many waves: a mean does not know of how many points it is.
 
-wave, i = make_sinusoid_tasks(20, n_support=10, random_state=1), 3
+wave, i = make_sinusoid_tasks(20, n_support=10, random_state=1), 2
 grid = np.linspace(-5, 5, 200).reshape(-1, 1)
 figure, axes = plt.subplots(3, 4, figsize=(12, 7.5), sharex=True, sharey=True)
 for row, (name, process) in zip(axes, processes.items(), strict=True):
@@ -57,11 +58,11 @@ axes[0, 0].legend(fontsize=7, loc="lower left")
 figure.tight_layout()
 
 # %%
-# Over 100 waves: the error, and the share of the targets that lie in the band. A mean does not know
-# of how many points it is, so that the bands, right for the numbers of points in meta-training on
-# average, are too wide for ten.
+# Over 100 waves: the error, and the share of the targets that lie in the band. The bands are right
+# for the numbers of points in meta-training on average: too narrow for one point, too wide for ten.
+# ``min_support_share`` near 1 makes them right for supports as large as those of meta-training.
 
-for n_points in (5, 10):
+for n_points in (1, 4, 10):
     unseen = make_sinusoid_tasks(100, n_support=n_points, n_query=50, random_state=1)
     for name, process in processes.items():
         errors, inside = [], []
