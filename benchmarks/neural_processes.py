@@ -3,6 +3,7 @@
     python benchmarks/neural_processes.py train cnp --max-time 200     # and np, anp
     python benchmarks/neural_processes.py test cnp
     python benchmarks/neural_processes.py table
+    python benchmarks/neural_processes.py departures
 
 The waves, the 10 support and 10 query points, and the 25 tasks of an iteration are those of
 ``sinusoid.py``, the protocol of the MAML paper; targets are not standardised. Seven to ten of the
@@ -14,6 +15,8 @@ of 100 points, for 10, 100 and 1,000 support points, the median of several calls
 
 ``train`` writes to ``benchmarks/models``, ``test`` a JSON file to ``benchmarks/results``, and
 ``table`` the tables ``neural_processes.rst`` and ``neural_processes_time.rst`` there.
+``departures`` writes ``neural_processes_departures.json``: short trainings with several shares of
+the support, of a latent variable that starts as other layers do, and of the classifier on digits.
 """
 
 from __future__ import annotations
@@ -27,12 +30,22 @@ import platform
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
+from sklearn.datasets import load_digits
 
-from fewshot_sklearn import ANPRegressor, CNPRegressor, NPRegressor
+from fewshot_sklearn import (
+    ANPRegressor,
+    CNPClassifier,
+    CNPRegressor,
+    EpisodicTasks,
+    NPRegressor,
+    evaluate,
+)
 from fewshot_sklearn.datasets import make_sinusoid_tasks
+from fewshot_sklearn.nn import neural_process
 
 HERE = Path(__file__).parent
 SEED = 0
@@ -141,6 +154,50 @@ def test(method: str, options: argparse.Namespace) -> None:
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
+def departures(_: str | None, options: argparse.Namespace) -> None:
+    """Train briefly with and without what departs from the papers, and record the figures."""
+    start = time.perf_counter()
+    tasks, figures = make_sinusoid_tasks(META_BATCH_SIZE * 1500, random_state=SEED), {}
+    for share in (0.0, 0.5, 1.0):
+        changes = SHARED | {"min_support_share": share, "max_iter": 1500}
+        estimator = CNPRegressor(**changes).meta_fit(tasks)
+        figures[f"cnp, min_support_share={share}, 1500 iterations"] = {
+            f"{k} points": of_waves(estimator, k, options.n_tasks) for k in SHOTS
+        }
+    here = {"_FIRST_LOGIT": -4.0, "_FIRST_SPREAD": 5.0}
+    plain = {"_FIRST_LOGIT": 0.0, "_FIRST_SPREAD": 1.0}
+    for name, values in (("as here", here), ("plain", plain)):
+        with mock.patch.multiple(neural_process, **values):
+            estimator = NPRegressor(**SHARED | {"max_iter": 700}).meta_fit(tasks)
+        figures[f"np, start {name}, 700 iterations"] = {
+            "10 points": of_waves(estimator, 10, options.n_tasks)
+        }
+    figures["cnp classifier, digits, 3-way 2-shot"] = of_digits(options.n_tasks)
+    figures |= {"n_tasks": options.n_tasks, "seed": SEED, "torch": torch.__version__}
+    figures |= {"machine": f"{platform.machine()}, {os.cpu_count()} cores"}
+    figures["seconds"] = round(time.perf_counter() - start, 1)
+    logging.info("departures: %s", figures)
+    path = HERE / "results" / "neural_processes_departures.json"
+    path.write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
+
+
+def of_digits(n_tasks: int) -> dict[str, str]:
+    """Return the accuracy on the digits of meta-training, and on the three others."""
+    X, y = load_digits(return_X_y=True)
+    X, old, even = X / 16, y < 7, np.arange(len(y)) % 2 == 0
+    sizes = {"n_way": 3, "n_shot": 2, "n_query": 5, "random_state": SEED}
+    train = EpisodicTasks(X[old & even], y[old & even], n_tasks=20_000, **sizes)
+    clf = CNPClassifier(max_iter=500, random_state=SEED).meta_fit(train)
+    figures = {}
+    for name, rows in {"seven digits, other rows": old & ~even, "three other digits": ~old}.items():
+        scores = (
+            100 * evaluate(clf, EpisodicTasks(X[rows], y[rows], n_tasks=n_tasks, **sizes)).scores
+        )
+        half = 1.96 * scores.std(ddof=1) / n_tasks**0.5
+        figures[name] = f"{scores.mean():.1f} ± {half:.1f}"
+    return figures
+
+
 def list_table(rows: list[list[str]], widths: str) -> str:
     """Return rows of cells as a table with a header."""
     lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
@@ -175,11 +232,12 @@ def table(_: str | None, options: argparse.Namespace) -> None:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("action", choices=["train", "test", "table"])
+    parser.add_argument("action", choices=["train", "test", "table", "departures"])
     parser.add_argument("method", choices=[*METHODS], nargs="?")
     parser.add_argument("--max-iter", type=int, default=40_000)
     parser.add_argument("--max-time", type=float, default=None)
     parser.add_argument("--set", default="{}", help="further parameters, as JSON")
     parser.add_argument("--n-tasks", type=int, default=1000)
     arguments = parser.parse_args()
-    {"train": train, "test": test, "table": table}[arguments.action](arguments.method, arguments)
+    actions = {"train": train, "test": test, "table": table, "departures": departures}
+    actions[arguments.action](arguments.method, arguments)
