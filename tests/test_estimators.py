@@ -37,6 +37,9 @@ SHORT = {
     "ESMAMLClassifier": {"max_iter": 5, "n_perturbations": 2},
     "ESMAMLRegressor": {"max_iter": 5, "n_perturbations": 2, "n_inner_steps": 50},
     "MANNClassifier": {"max_iter": 80},
+    "CNPClassifier": {"max_iter": 30},
+    # Decoders that see noise beside the row take longer to look at the row.
+    **{name: {"max_iter": 40} for name in ("ANPRegressor", "NPRegressor")},
     "GNNClassifier": {"n_hidden": 16, "n_layers": 1, "meta_batch_size": 4},
 }
 # They allow less than float32 rounds by, where a row is computed beside other rows.

@@ -1,5 +1,8 @@
 """Methods that read the support set, or a story, into a memory."""
 
+from ._anp import ANPRegressor
+from ._cnp import CNPClassifier, CNPRegressor
+from ._latent_np import NPRegressor
 from ._mann import MANNClassifier
 from ._mem_n2n import MemN2NClassifier
 from ._mem_nn import MemNNClassifier
@@ -7,9 +10,13 @@ from ._story_mem_n2n import StoryMemN2NClassifier
 from ._story_vectorizer import StoryVectorizer
 
 __all__ = [
+    "ANPRegressor",
+    "CNPClassifier",
+    "CNPRegressor",
     "MANNClassifier",
     "MemN2NClassifier",
     "MemNNClassifier",
+    "NPRegressor",
     "StoryMemN2NClassifier",
     "StoryVectorizer",
 ]
