@@ -34,6 +34,7 @@ from fewshot_sklearn import (
     MAMLClassifier,
     MANNClassifier,
     MatchingNetClassifier,
+    MemoryModuleClassifier,
     ProtoNetClassifier,
     RelationNetClassifier,
     ReptileClassifier,
@@ -86,6 +87,11 @@ METHODS = {
         {"n_way": 20, "n_shot": 1, "n_query": 5},
         RidgeNetClassifier(backbone=Conv4(), meta_batch_size=1, **SCHEDULE),
     ),
+    # A second shot, so that rows of the support set meet keys of their class.
+    "memory_module": (
+        {"n_way": 20, "n_shot": 2, "n_query": 4},
+        MemoryModuleClassifier(backbone=Conv4(), meta_batch_size=1, **SCHEDULE),
+    ),
     "maml": (FIVE_WAY_EPISODES, MAMLClassifier(backbone=Conv4(), **INNER, **SCHEDULE)),
     "fomaml": (
         FIVE_WAY_EPISODES,
@@ -134,6 +140,7 @@ TEST_EPISODES = {
     "relation": FIVE_WAY,
     "ridge": FIVE_WAY,
     "gnn": ((5, 1),),
+    "memory_module": ANY_WAY,
     "maml": FIVE_WAY,
     "fomaml": FIVE_WAY,
     "anil": FIVE_WAY,

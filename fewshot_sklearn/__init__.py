@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         ReptileClassifier,
         ReptileRegressor,
     )
-    from fewshot_sklearn.memory_based import MANNClassifier
+    from fewshot_sklearn.memory_based import MANNClassifier, MemoryModuleClassifier
     from fewshot_sklearn.metric_based import (
         CNAPSClassifier,
         DKTClassifier,
@@ -128,6 +128,7 @@ __all__ = [
     "MAMLRegressor",
     "MANNClassifier",
     "MatchingNetClassifier",
+    "MemoryModuleClassifier",
     "MetaPipeline",
     "MetaSGDClassifier",
     "MetaSGDRegressor",
@@ -210,6 +211,7 @@ _HOME = {
     "MAMLRegressor": "gradient_based",
     "MANNClassifier": "memory_based",
     "MLP": "nn",
+    "MemoryModuleClassifier": "memory_based",
     "MetaPipeline": "pipeline",
     "SiameseNetClassifier": "metric_based",
     "RidgeNetRegressor": "metric_based",

@@ -35,6 +35,7 @@ SHORT = {
     "ESMAMLClassifier": {"max_iter": 5, "n_perturbations": 2},
     "ESMAMLRegressor": {"max_iter": 5, "n_perturbations": 2, "n_inner_steps": 50},
     "MANNClassifier": {"max_iter": 80},
+    "MemoryModuleClassifier": {"max_iter": 10},
     # A graph a query, whose sums in float32 round by where the query stands, more than is allowed.
     "GNNClassifier": {
         "n_hidden": 16,
