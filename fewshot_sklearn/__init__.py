@@ -57,7 +57,11 @@ if TYPE_CHECKING:
         ReptileClassifier,
         ReptileRegressor,
     )
-    from fewshot_sklearn.memory_based import MANNClassifier, MemoryModuleClassifier
+    from fewshot_sklearn.memory_based import (
+        MANNClassifier,
+        MemoryModuleClassifier,
+        MetaNetClassifier,
+    )
     from fewshot_sklearn.metric_based import (
         CNAPSClassifier,
         DKTClassifier,
@@ -129,6 +133,7 @@ __all__ = [
     "MANNClassifier",
     "MatchingNetClassifier",
     "MemoryModuleClassifier",
+    "MetaNetClassifier",
     "MetaPipeline",
     "MetaSGDClassifier",
     "MetaSGDRegressor",
@@ -212,6 +217,7 @@ _HOME = {
     "MANNClassifier": "memory_based",
     "MLP": "nn",
     "MemoryModuleClassifier": "memory_based",
+    "MetaNetClassifier": "memory_based",
     "MetaPipeline": "pipeline",
     "SiameseNetClassifier": "metric_based",
     "RidgeNetRegressor": "metric_based",

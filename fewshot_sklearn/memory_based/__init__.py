@@ -2,5 +2,6 @@
 
 from ._mann import MANNClassifier
 from ._memory_module import MemoryModuleClassifier
+from ._meta_net import MetaNetClassifier
 
-__all__ = ["MANNClassifier", "MemoryModuleClassifier"]
+__all__ = ["MANNClassifier", "MemoryModuleClassifier", "MetaNetClassifier"]
