@@ -35,6 +35,7 @@ from fewshot_sklearn import (
     MANNClassifier,
     MatchingNetClassifier,
     MemoryModuleClassifier,
+    MetaNetClassifier,
     ProtoNetClassifier,
     RelationNetClassifier,
     ReptileClassifier,
@@ -87,10 +88,27 @@ METHODS = {
         {"n_way": 20, "n_shot": 1, "n_query": 5},
         RidgeNetClassifier(backbone=Conv4(), meta_batch_size=1, **SCHEDULE),
     ),
-    # Half the filters of the others, for more iterations in the same time.
+    # Batch normalisation: with that of each image by itself both learn much more slowly.
     "memory_module": (
         {"n_way": 20, "n_shot": 1, "n_query": 4},
-        MemoryModuleClassifier(backbone=Conv4(n_filters=32), meta_batch_size=1, **SCHEDULE),
+        MemoryModuleClassifier(
+            backbone=Conv4(norm="batch"),
+            margin=0.3,
+            precision="bf16",
+            meta_batch_size=1,
+            **SCHEDULE,
+        ),
+    ),
+    # Half the filters of the paper.
+    "meta_net": (
+        FIVE_WAY_EPISODES,
+        MetaNetClassifier(
+            backbone=Conv4(n_filters=32, norm="batch"),
+            hidden_layer_sizes=(32, 32),
+            precision="bf16",
+            meta_batch_size=4,
+            **SCHEDULE | {"meta_learning_rate": 4e-3},
+        ),
     ),
     "maml": (FIVE_WAY_EPISODES, MAMLClassifier(backbone=Conv4(), **INNER, **SCHEDULE)),
     "fomaml": (
@@ -141,6 +159,7 @@ TEST_EPISODES = {
     "ridge": FIVE_WAY,
     "gnn": ((5, 1),),
     "memory_module": ANY_WAY,
+    "meta_net": ((5, 1),),
     "maml": FIVE_WAY,
     "fomaml": FIVE_WAY,
     "anil": FIVE_WAY,
