@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .coordinatewise import log_and_sign
-from .functional import map_rows
+from .functional import split_rows
 
 # p of the preprocessing in Munkhdalai and Yu (2017).
 LOG_SCALE = 7.0
+# What is computed of one piece of coordinates is still in a CPU's cache when it is read again.
+_CACHE_BYTES = 2**20
 
 
 class DenseStack(nn.Module):
@@ -130,11 +132,18 @@ class CoordinateMLP(nn.Module):
 
     def forward(self, gradients: Tensor) -> Tensor:
         """Return the weights [T, N, P] of gradients [T, N, P]."""
-        n_tasks, _, n_weights = gradients.shape
-        return map_rows(self._generate, gradients, 8 * n_tasks * n_weights * self.n_units)
+        pieces = split_rows(gradients.flatten(), 4 * self.n_units, most=_CACHE_BYTES)
+        return torch.cat([self._generate(p) for p in pieces]).view_as(gradients)
 
     def _generate(self, gradients: Tensor) -> Tensor:
-        return self.layers(log_and_sign(gradients, LOG_SCALE)).squeeze(-1)
+        # Coordinates last: products of many rows this narrow would be slow.
+        h = log_and_sign(gradients, LOG_SCALE).T
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                h = torch.addmm(layer.bias.unsqueeze(1), layer.weight, h)
+            else:
+                h = layer(h)
+        return h[0]
 
 
 class CoordinateLSTM(nn.Module):
