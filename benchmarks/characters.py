@@ -173,6 +173,8 @@ PUBLISHED = {
     "matching": ("98.1", "98.9", "93.8", "98.5"),
     "protonet": ("98.8", "99.7", "96.0", "98.9"),
     "relation": ("99.6", "99.8", "97.6", "99.1"),
+    "memory_module": ("98.4", "99.6", "95.0", "98.6"),
+    "meta_net": ("99.0", "–", "97.0", "–"),
     # Five ways alone, and the iterations.
     "maml": ("published, transductive", "98.7", "99.9", "60,000"),
     "fomaml": ("published, transductive", "98.3", "99.2", "–"),
