@@ -38,6 +38,7 @@ SHORT = {
     "ESMAMLRegressor": {"max_iter": 5, "n_perturbations": 2, "n_inner_steps": 50},
     "MANNClassifier": {"max_iter": 80},
     "MemoryModuleClassifier": {"max_iter": 10},
+    "MetaNetClassifier": {"max_iter": 20, "hidden_layer_sizes": (16,), "n_units": 8},
     "GNNClassifier": {"n_hidden": 16, "n_layers": 1, "meta_batch_size": 4},
 }
 # They allow less than float32 rounds by, where a row is computed beside other rows.

@@ -211,7 +211,8 @@ class MetaNetClassifier(FewShotClassifier):
     any number of rows, since d can read the gradients only of the loss it was trained with. The
     contrastive loss has the form with a margin, and counts the pairs of a row with all others.
     The augmented layers have no biases. The backbone starts as its layers do by default, the
-    rest from the paper's uniform distribution between -0.1 and 0.1.
+    rest from the paper's uniform distribution between -0.1 and 0.1, except that the last biases of
+    d and m start positive: weights that are all negative are lost in the ReLU.
 
     References
     ----------

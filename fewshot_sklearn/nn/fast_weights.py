@@ -129,6 +129,7 @@ class CoordinateMLP(nn.Module):
             nn.Linear(n_units, 1),
         )  # fmt: skip
         uniform_(self)
+        _start_positive(self.layers[-1])
 
     def forward(self, gradients: Tensor) -> Tensor:
         """Return the weights [T, N, P] of gradients [T, N, P]."""
@@ -162,6 +163,7 @@ class CoordinateLSTM(nn.Module):
         self.cell = nn.LSTMCell(2, n_units)
         self.output = nn.Linear(n_units, 1)
         uniform_(self)
+        _start_positive(self.output)
 
     def forward(self, gradients: Tensor, present: Tensor) -> Tensor:
         """Return the weights [T, P] of gradients [T, N, P], those that are ``present`` [T, N]."""
@@ -197,3 +199,12 @@ def uniform_(module: nn.Module) -> None:
     """Draw all weights uniformly between -0.1 and 0.1."""
     for parameter in module.parameters():
         nn.init.uniform_(parameter, -0.1, 0.1)
+
+
+def _start_positive(output: nn.Module) -> None:
+    """Make the biases of a layer positive.
+
+    Weights that are all negative, of rectified inputs, end in a ReLU without a gradient.
+    """
+    with torch.no_grad():
+        output.get_parameter("bias").abs_()
