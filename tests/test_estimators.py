@@ -40,6 +40,8 @@ SHORT = {
     "CNPClassifier": {"max_iter": 30},
     # Decoders that see noise beside the row take longer to look at the row.
     **{name: {"max_iter": 40} for name in ("ANPRegressor", "NPRegressor")},
+    "MemoryModuleClassifier": {"max_iter": 10},
+    "MetaNetClassifier": {"max_iter": 20, "hidden_layer_sizes": (16,), "n_units": 8},
     "GNNClassifier": {"n_hidden": 16, "n_layers": 1, "meta_batch_size": 4},
 }
 # They allow less than float32 rounds by, where a row is computed beside other rows.

@@ -4,11 +4,8 @@ Each returns lists of arrays: inputs (length, n_inputs), and targets (length, n_
 the steps that do not count.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fewshot_sklearn.datasets._base import check_count
 from fewshot_sklearn.tasks._random import RandomStateLike, resolve_random_state, stream

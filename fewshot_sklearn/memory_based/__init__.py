@@ -6,6 +6,8 @@ from ._latent_np import NPRegressor
 from ._mann import MANNClassifier
 from ._mem_n2n import MemN2NClassifier
 from ._mem_nn import MemNNClassifier
+from ._memory_module import MemoryModuleClassifier
+from ._meta_net import MetaNetClassifier
 from ._story_mem_n2n import StoryMemN2NClassifier
 from ._story_vectorizer import StoryVectorizer
 
@@ -16,6 +18,8 @@ __all__ = [
     "MANNClassifier",
     "MemN2NClassifier",
     "MemNNClassifier",
+    "MemoryModuleClassifier",
+    "MetaNetClassifier",
     "NPRegressor",
     "StoryMemN2NClassifier",
     "StoryVectorizer",
