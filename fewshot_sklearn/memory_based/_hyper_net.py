@@ -164,7 +164,64 @@ class _HyperNetEstimator(FewShotEstimator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class HyperNetClassifier(IncrementalClassifier, _HyperNetEstimator):
-    """X."""
+    """Hypernetwork: the support set generates the weights of the task's classifier.
+
+    ``meta_fit`` learns an embedding and a network that turns the mean embeddings of the classes
+    into the weights of further layers [1]_ and of each class's output [2]_. ``fit`` is one pass
+    forward: it costs what :class:`ProtoNetClassifier` does and the generation of some matrices.
+    Prefer it where the features that tell classes apart differ from task to task, which one
+    fixed embedding cannot follow, and where gradient steps, as of :class:`MAMLClassifier`, take
+    too long. It takes any number of classes and rows.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of int, default=(64,)
+        Units of each generated layer.
+    n_task_features : int, default=64
+        Width of the task vector, which describes the support set.
+    n_unit_features : int, default=16
+        Width of the vector that the generator has learned for each unit of a layer.
+    n_hidden : int, default=64
+        Hidden units of each layer's generator.
+    %(shared_parameters)s
+
+    Attributes
+    ----------
+    %(classifier_attributes)s
+    %(shared_attributes)s
+
+    See Also
+    --------
+    CNAPSClassifier : The support set scales and shifts the layers of a network.
+
+    Notes
+    -----
+    Ha et al. generate the layers of a network from learned vectors of layers; that a support set
+    describes the layer is what makes it a few-shot method, and the class weights are those of
+    Qiao et al., generated from what a class's mean is in the generated layers. The matrix that
+    generates them starts as the identity, so that the untrained method compares class means.
+    A generated row of a layer comes from a network with one hidden layer, where Ha et al. have
+    two linear maps. Weights start with the variance that Chang et al. derive [3]_.
+
+    References
+    ----------
+    .. [1] Ha, Dai, Le (2017). "HyperNetworks." ICLR.
+    .. [2] Qiao, Liu, Shen, Yuille (2018). "Few-shot image recognition by predicting parameters
+       from activations." CVPR.
+    .. [3] Chang, Flokas, Lipson (2020). "Principled weight initialization for hypernetworks."
+       ICLR.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from fewshot_sklearn import EpisodicTasks, HyperNetClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> tasks = EpisodicTasks(X / 16, y, n_way=5, n_shot=1, n_query=5, random_state=0)
+    >>> clf = HyperNetClassifier(max_iter=50, random_state=0).meta_fit(tasks)
+    >>> X_support, y_support, X_query, y_query = tasks[0]
+    >>> clf.fit(X_support, y_support).score(X_query, y_query) > 0.5
+    True
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **IncrementalClassifier._parameter_constraints,
@@ -182,7 +239,55 @@ class HyperNetClassifier(IncrementalClassifier, _HyperNetEstimator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class HyperNetRegressor(FewShotRegressor, _HyperNetEstimator):
-    """X."""
+    """Hypernetwork: the support set generates all weights of the task's network.
+
+    ``meta_fit`` learns to encode labelled rows and to turn the mean of their codes into the weights
+    of a multilayer perceptron [1]_. ``fit`` is one pass forward, ``predict`` one through a small
+    network, so that both take a fraction of what gradient steps do, as of
+    :class:`MAMLRegressor`. Prefer it where thousands of tasks have to be fitted fast, or
+    predictions are many and must be cheap; :class:`CNPRegressor` is its sibling that keeps one
+    decoder for all tasks and has a standard deviation.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : tuple of int, default=(64,)
+        Units of each generated layer; one of outputs comes on top.
+    n_task_features : int, default=64
+        Width of the task vector, which describes the support set.
+    n_unit_features : int, default=16
+        Width of the vector that the generator has learned for each unit of a layer.
+    n_hidden : int, default=64
+        Hidden units of each layer's generator.
+    %(shared_parameters)s
+
+    Attributes
+    ----------
+    %(regressor_attributes)s
+    %(shared_attributes)s
+
+    Notes
+    -----
+    Ha et al. generate the layers of a network from learned vectors of layers; here the support set
+    describes them, through the mean of encoded pairs of row and target, as neural processes
+    encode it. A generated row of a layer comes from a network with one hidden layer, where Ha et
+    al. have two linear maps. Weights start with the variance that Chang et al. derive [2]_.
+
+    References
+    ----------
+    .. [1] Ha, Dai, Le (2017). "HyperNetworks." ICLR.
+    .. [2] Chang, Flokas, Lipson (2020). "Principled weight initialization for hypernetworks."
+       ICLR.
+
+    Examples
+    --------
+    >>> from fewshot_sklearn import HyperNetRegressor
+    >>> from fewshot_sklearn.datasets import make_sinusoid_tasks
+    >>> tasks = make_sinusoid_tasks(random_state=0)
+    >>> reg = HyperNetRegressor(max_iter=400, random_state=0).meta_fit(tasks)
+    >>> X_support, y_support, X_query, y_query = tasks[0]
+    >>> reg.fit(X_support, y_support).score(X_query, y_query) > 0
+    True
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **FewShotRegressor._parameter_constraints,

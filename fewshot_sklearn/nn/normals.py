@@ -93,7 +93,8 @@ def pairwise_normal_kl(p: Normal, q: Normal) -> Tensor:
     p = (p[0].unsqueeze(1), p[1].unsqueeze(1))
 
     def of_rows(rows: Tensor) -> Tensor:
-        return normal_kl(p, rows.unsqueeze(2).chunk(2, dim=-1))
+        mean, log_variance = rows.unsqueeze(2).chunk(2, dim=-1)
+        return normal_kl(p, (mean, log_variance))
 
     return map_rows(of_rows, torch.cat(q, dim=-1), 2 * p[0].nbytes)
 
@@ -109,9 +110,7 @@ def row_noise(n_rows: int, width: int, like: Tensor, seed: int) -> Tensor:
     """Return standard normal noise [N, D] whose first rows do not depend on how many there are."""
     generator = torch.Generator(device=like.device).manual_seed(seed)
     blocks = [
-        torch.randn(
-            _NOISE_ROWS, width, generator=generator, dtype=like.dtype, device=like.device
-        )
+        torch.randn(_NOISE_ROWS, width, generator=generator, dtype=like.dtype, device=like.device)
         for _ in range(0, n_rows, _NOISE_ROWS)
     ]
     return torch.cat(blocks)[:n_rows]
