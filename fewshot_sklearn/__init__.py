@@ -57,7 +57,11 @@ if TYPE_CHECKING:
         ReptileClassifier,
         ReptileRegressor,
     )
-    from fewshot_sklearn.memory_based import MANNClassifier
+    from fewshot_sklearn.memory_based import (
+        InContextClassifier,
+        InContextRegressor,
+        MANNClassifier,
+    )
     from fewshot_sklearn.metric_based import (
         CNAPSClassifier,
         DKTClassifier,
@@ -116,6 +120,8 @@ __all__ = [
     "GroupedTasks",
     "IMAMLClassifier",
     "IMAMLRegressor",
+    "InContextClassifier",
+    "InContextRegressor",
     "KernelNeighborsClassifier",
     "KernelNeighborsRegressor",
     "LSTMMetaLearnerClassifier",
@@ -208,6 +214,8 @@ _HOME = {
     "LinearProbeRegressor": "baselines",
     "MAMLClassifier": "gradient_based",
     "MAMLRegressor": "gradient_based",
+    "InContextClassifier": "memory_based",
+    "InContextRegressor": "memory_based",
     "MANNClassifier": "memory_based",
     "MLP": "nn",
     "MetaPipeline": "pipeline",

@@ -18,6 +18,9 @@ from .recurrent import IncrementalRecurrentLearner, RecurrentLearner
 from .relation import ConvRelation, DenseRelation
 from .sequential import IncrementalSequentialLearner, SequentialLearner
 from .support_rows import SupportRowsLearner
+from .table_attention import TableBlock
+from .table_batches import alike_tables
+from .table_cells import describe_columns, place_cells
 from .task_map import map_tasks, should_loop
 from .task_network import TaskNetwork
 
@@ -48,15 +51,19 @@ __all__ = [
     "RecurrentLearner",
     "SequentialLearner",
     "SupportRowsLearner",
+    "TableBlock",
     "TaskNetwork",
     "adam",
+    "alike_tables",
     "build_backbone",
+    "describe_columns",
     "embed_modulated",
     "embedding_size",
     "log_and_sign",
     "map_tasks",
     "minimize",
     "modulated_layers",
+    "place_cells",
     "sgd",
     "should_loop",
     "simplex_quadratic_program",
