@@ -37,6 +37,14 @@ SHORT = {
     "ESMAMLClassifier": {"max_iter": 5, "n_perturbations": 2},
     "ESMAMLRegressor": {"max_iter": 5, "n_perturbations": 2, "n_inner_steps": 50},
     "MANNClassifier": {"max_iter": 80},
+    "InContextClassifier": {"meta_batch_size": 4, "embedding_size": 16, "n_layers": 1},
+    "InContextRegressor": {
+        "max_iter": 100,
+        "meta_batch_size": 4,
+        "embedding_size": 16,
+        "n_layers": 1,
+        "meta_learning_rate": 0.01,
+    },  # fmt: skip
     "GNNClassifier": {"n_hidden": 16, "n_layers": 1, "meta_batch_size": 4},
 }
 # They allow less than float32 rounds by, where a row is computed beside other rows.

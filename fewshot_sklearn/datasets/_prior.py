@@ -112,7 +112,62 @@ def make_prior_tasks(
     n_query: int = 16,
     random_state: RandomStateLike = None,
 ) -> PriorTasks:
-    """TODOC"""
+    """Make tables of random functions, a prior to meta-learn from where there are no old tasks.
+
+    The features of a table are nodes of a random network that clusters of points are sent
+    through; some are bent, cut into levels, or noise. Its target is a linear function, a random
+    network, a sum of random trees, or, in classification, the cluster of a row; noise is added. A
+    visit of meta-training draws new rows of the same table.
+
+    Parameters
+    ----------
+    n_tasks : int, default=10_000
+        Number of tasks; they take no memory.
+    kind : {"classification", "regression"}, default="classification"
+        What targets are.
+    n_features : int or (int, int), default=(2, 16)
+        Number of features, or the smallest and the largest: small ones are drawn more often.
+    n_classes : int or (int, int), default=(2, 6)
+        Number of classes of a table; a draw may show fewer. Not used in regression.
+    n_support : int or (int, int), default=(8, 50)
+        Number of support rows, at least as many as there may be classes: every class that is drawn
+        has one.
+    n_query : int, default=16
+        Number of query rows.
+    random_state : int, Generator, RandomState or None, default=None
+        What every draw is a function of.
+
+    Returns
+    -------
+    tasks : PriorTasks
+        A :class:`~fewshot_sklearn.tasks.TaskSet`. Its tables have different features.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of its range.
+
+    See Also
+    --------
+    fewshot_sklearn.InContextClassifier : Learns from tables of any features.
+
+    Notes
+    -----
+    A prior in the spirit of [1]_ and [2]_, smaller than theirs.
+
+    References
+    ----------
+    .. [1] Müller et al. (2022). "Transformers can do Bayesian inference." ICLR.
+    .. [2] Hollmann et al. (2025). "Accurate predictions on small data with a tabular foundation
+       model." Nature.
+
+    Examples
+    --------
+    >>> from fewshot_sklearn.datasets import make_prior_tasks
+    >>> tasks = make_prior_tasks(100, n_features=(2, 9), n_support=20, random_state=0)
+    >>> tasks[0].X_support.shape[0], tasks[0].X_query.shape[0]
+    (20, 16)
+    """
     check_option("kind", kind, ("classification", "regression"))
     classes = kind == "classification"
     ranges = {
@@ -121,6 +176,12 @@ def make_prior_tasks(
     }
     if classes:
         ranges["n_classes"] = _as_range("n_classes", n_classes, minimum=2)
+        fewest, most = ranges["n_support"][0], ranges["n_classes"][1]
+        if fewest < most:
+            raise ValueError(
+                f"n_support must be at least {most}, as there may be so many classes; got "
+                f"{fewest}. Raise n_support or lower n_classes={n_classes!r}."
+            )
     return PriorTasks(
         check_count("n_tasks", n_tasks),
         ranges=ranges,

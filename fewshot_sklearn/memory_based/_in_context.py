@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..base import FewShotClassifier, FewShotEstimator, ProbabilisticFewShotRegressor, TaskSpec
 from ..nn import Learner, TableBlock, alike_tables, describe_columns, place_cells
-from ..nn.functional import class_logsumexp, gaussian_nll, masked_labels
+from ..nn.functional import class_logsumexp, gaussian_nll, map_rows, masked_labels
 from ..nn.learner import Loss, State
 from ..nn.table_attention import Memory, attend, padding_bias
 from ..utils._sklearn import Integral, Interval
@@ -65,8 +65,19 @@ class InContextLearner(Learner):
 
     def meta_loss(self, batch: TaskBatch) -> Tensor:
         """Return the mean query loss; tables of like size are read together."""
-        parts = alike_tables(batch, _TABLES_AT_ONCE)
-        return sum(super(InContextLearner, self).meta_loss(part) * len(part) for part in parts) / len(batch)
+        parts = list(alike_tables(batch, _TABLES_AT_ONCE))
+        losses = [super(InContextLearner, self).meta_loss(part) * len(part) for part in parts]
+        return torch.stack(losses).sum() / len(batch)
+
+    def predict(self, state: State, x: Tensor) -> Tensor:
+        """Predict query rows, so many at a time that their cells stay within bounds."""
+        x = x.flatten(2)
+        n_numbers = x.shape[0] * (x.shape[2] + 1) * 2 * self.role.shape[1]
+        return map_rows(lambda rows: self._answer(state, rows), x, n_numbers * x.element_size())
+
+    def _answer(self, state: State, x: Tensor) -> Tensor:
+        """Return the outputs of some query rows."""
+        raise NotImplementedError
 
     def _read_support(
         self, x: Tensor, mask: Tensor | None, relation: Tensor, extra: Tensor, n_classes: Tensor
@@ -127,7 +138,7 @@ class InContextClassifierLearner(InContextLearner):
         extra = x.new_zeros(*x.shape[:2], 1)
         return self._read_support(x, mask, y @ y.mT, extra, n_classes) | {"y": y}
 
-    def predict(self, state: State, x: Tensor) -> Tensor:
+    def _answer(self, state: State, x: Tensor) -> Tensor:
         """Return the logarithm of each class's votes."""
         return class_logsumexp(self._read_queries(x, state)[1], state["y"])
 
@@ -167,7 +178,7 @@ class InContextRegressorLearner(InContextLearner):
         state |= {"y": y, "centre_y": centre, "scale_y": scale}
         return {name: part.unflatten(0, (n_tasks, n_targets)) for name, part in state.items()}
 
-    def predict(self, state: State, x: Tensor) -> Tensor:
+    def _answer(self, state: State, x: Tensor) -> Tensor:
         """Return the mean and the standard deviation of new targets."""
         n_tasks, n_targets = state["y"].shape[:2]
         state = {name: part.flatten(0, 1) for name, part in state.items()}
@@ -189,6 +200,8 @@ class _InContextEstimator(FewShotEstimator):
     embedding_size: int = 32
     n_layers: int = 2
     n_heads: int = 2
+    meta_learning_rate: float = 3e-3
+    schedule: str = "one_cycle"
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **FewShotEstimator._parameter_constraints,
@@ -209,7 +222,60 @@ class _InContextEstimator(FewShotEstimator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class InContextClassifier(FewShotClassifier, _InContextEstimator):
-    """TODOC"""
+    """A transformer that reads labelled rows and new ones in one pass, of any table [1]_ [2]_.
+
+    ``meta_fit`` learns how tables tend to be learned; ``fit`` reads the support rows and changes
+    no weight. Every cell of a table is a token, so a task may have any number of features, which
+    need not be those of ``meta_fit``, and any number of classes. Prefer it for small tables of
+    unlike features, where there are no old tasks: :func:`~fewshot_sklearn.datasets.make_prior_tasks`
+    generates some. ``fit`` costs time quadratic in the support rows and linear in the features.
+
+    Parameters
+    ----------
+    embedding_size : int, default=32
+        Width of the embedding of a cell.
+    n_layers : int, default=2
+        Blocks of attention within columns, within rows and between rows.
+    n_heads : int, default=2
+        Heads of each attention, which divide ``embedding_size``.
+    %(shared_parameters)s
+
+    Attributes
+    ----------
+    %(classifier_attributes)s
+    %(shared_attributes)s
+
+    See Also
+    --------
+    InContextRegressor : The same for real targets.
+
+    Notes
+    -----
+    The order of rows, of features and of classes means nothing, exactly, and units mean nothing: a
+    cell is its standard score and its rank among the support rows. There is no ``backbone``.
+
+    Departures from the papers: labels enter by whether two support rows have the same, and
+    queries are answered by the votes of support rows, where the papers embed labels and have an
+    output of ten classes at most; columns have no marks, so that columns with the same values are alike;
+    attention between rows is tied over columns. The papers train for days on GPUs, on richer priors.
+
+    References
+    ----------
+    .. [1] Müller et al. (2022). "Transformers can do Bayesian inference." ICLR.
+    .. [2] Hollmann et al. (2025). "Accurate predictions on small data with a tabular foundation
+       model." Nature.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from fewshot_sklearn import InContextClassifier
+    >>> from fewshot_sklearn.datasets import make_prior_tasks
+    >>> tasks = make_prior_tasks(1000, n_features=3, n_classes=2, random_state=0)
+    >>> clf = InContextClassifier(n_layers=1, max_iter=20, random_state=0).meta_fit(tasks)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> clf.fit(X[::5], y[::5]).score(X, y) > 0.9
+    True
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **FewShotClassifier._parameter_constraints,
@@ -225,7 +291,54 @@ class InContextClassifier(FewShotClassifier, _InContextEstimator):
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class InContextRegressor(ProbabilisticFewShotRegressor, _InContextEstimator):
-    """TODOC"""
+    """A transformer that reads rows with their targets and new rows in one pass, of any table.
+
+    As :class:`InContextClassifier`, for real targets [1]_ [2]_: ``fit`` changes no weight, a task
+    may have any number of features, and ``predict`` has ``return_std``. Several targets are as many
+    tasks.
+
+    Parameters
+    ----------
+    embedding_size : int, default=32
+        Width of the embedding of a cell.
+    n_layers : int, default=2
+        Blocks of attention within columns, within rows and between rows.
+    n_heads : int, default=2
+        Heads of each attention, which divide ``embedding_size``.
+    %(shared_parameters)s
+    %(regressor_parameters)s
+
+    Attributes
+    ----------
+    %(shared_attributes)s
+
+    See Also
+    --------
+    InContextClassifier : The same for classes.
+
+    Notes
+    -----
+    Targets are standardised by the support rows of their task. Departures from the papers: the
+    prediction is a normal distribution, whose mean is a vote of support rows and a correction, where
+    the papers have a histogram; the others are those of :class:`InContextClassifier`.
+
+    References
+    ----------
+    .. [1] Müller et al. (2022). "Transformers can do Bayesian inference." ICLR.
+    .. [2] Hollmann et al. (2025). "Accurate predictions on small data with a tabular foundation
+       model." Nature.
+
+    Examples
+    --------
+    >>> from fewshot_sklearn import InContextRegressor
+    >>> from fewshot_sklearn.datasets import make_prior_tasks
+    >>> tasks = make_prior_tasks(1000, kind="regression", random_state=0)
+    >>> reg = InContextRegressor(n_layers=1, max_iter=20, random_state=0).meta_fit(tasks)
+    >>> X_support, y_support, X_query, _ = tasks[0]
+    >>> mean, std = reg.fit(X_support, y_support).predict(X_query, return_std=True)
+    >>> mean.shape, bool((std > 0).all())
+    ((16,), True)
+    """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         **ProbabilisticFewShotRegressor._parameter_constraints,
