@@ -44,7 +44,7 @@ SHORT = {
         "embedding_size": 16,
         "n_layers": 1,
         "meta_learning_rate": 0.01,
-    },  # fmt: skip
+    },
     "GNNClassifier": {"n_hidden": 16, "n_layers": 1, "meta_batch_size": 4},
 }
 # They allow less than float32 rounds by, where a row is computed beside other rows.

@@ -24,6 +24,11 @@ _NOISE = np.log([0.02, 1.0])
 class PriorTasks(TaskSet):
     """Tables of random functions; made by :func:`make_prior_tasks`."""
 
+    ranges: dict[str, tuple[int, int]]
+    n_query: int
+    _classes: bool
+    _function_key: NDArray[np.uint64]
+
     def __init__(
         self, n_tasks: int, *, ranges: dict[str, tuple[int, int]], n_query: int,
         classes: bool, random_state: RandomStateLike,
@@ -44,6 +49,7 @@ class PriorTasks(TaskSet):
         noise = np.exp(about.uniform(*_NOISE))
         scores = standardise(scores) + noise * rng.standard_normal(scores.shape)
         shown = draw_disguise(about, X.shape[1])(X, rng)
+        y: NDArray[Any]
         if not self._classes:
             y, order = standardise(scores)[:, 0], np.arange(n_rows)
         else:

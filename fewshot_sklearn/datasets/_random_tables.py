@@ -1,6 +1,7 @@
 """Random tables: features with random causes, and random functions of them."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +63,7 @@ def draw_causes(rng: np.random.Generator, n_features: int, n_clusters: int) -> C
     widths[-1] += max(0, n_features - sum(widths))
     density = rng.uniform(0.2, 1.0)
     weights = []
-    for n_in, n_out in zip(widths[:-1], widths[1:], strict=True):
+    for n_in, n_out in pairwise(widths):
         full = rng.standard_normal((n_in, n_out))
         full *= rng.random(full.shape) < density
         full[rng.integers(n_in, size=n_out), np.arange(n_out)] += rng.choice([-1.0, 1.0], n_out)

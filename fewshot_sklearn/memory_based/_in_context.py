@@ -256,8 +256,9 @@ class InContextClassifier(FewShotClassifier, _InContextEstimator):
 
     Departures from the papers: labels enter by whether two support rows have the same, and
     queries are answered by the votes of support rows, where the papers embed labels and have an
-    output of ten classes at most; columns have no marks, so that columns with the same values are alike;
-    attention between rows is tied over columns. The papers train for days on GPUs, on richer priors.
+    output of ten classes at most; columns have no marks, so that columns with the same values are
+    alike; attention between rows is tied over columns. The papers train for days on GPUs, on
+    richer priors.
 
     References
     ----------
@@ -319,8 +320,8 @@ class InContextRegressor(ProbabilisticFewShotRegressor, _InContextEstimator):
     Notes
     -----
     Targets are standardised by the support rows of their task. Departures from the papers: the
-    prediction is a normal distribution, whose mean is a vote of support rows and a correction, where
-    the papers have a histogram; the others are those of :class:`InContextClassifier`.
+    prediction is a normal distribution, whose mean is a vote of support rows and a correction,
+    where the papers have a histogram; the others are those of :class:`InContextClassifier`.
 
     References
     ----------
