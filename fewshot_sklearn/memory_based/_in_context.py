@@ -13,7 +13,7 @@ from ..base import FewShotClassifier, FewShotEstimator, ProbabilisticFewShotRegr
 from ..nn import Learner, TableBlock, alike_tables, describe_columns, place_cells
 from ..nn.functional import class_logsumexp, gaussian_nll, map_rows, masked_labels
 from ..nn.learner import Loss, State
-from ..nn.table_attention import Memory, attend, padding_bias
+from ..nn.table_attention import padding_bias
 from ..utils._sklearn import Integral, Interval
 from ..utils._tags import FewShotTags
 
@@ -227,8 +227,9 @@ class InContextClassifier(FewShotClassifier, _InContextEstimator):
     ``meta_fit`` learns how tables tend to be learned; ``fit`` reads the support rows and changes
     no weight. Every cell of a table is a token, so a task may have any number of features, which
     need not be those of ``meta_fit``, and any number of classes. Prefer it for small tables of
-    unlike features, where there are no old tasks: :func:`~fewshot_sklearn.datasets.make_prior_tasks`
-    generates some. ``fit`` costs time quadratic in the support rows and linear in the features.
+    unlike features, also where there are no old tasks, since
+    :func:`~fewshot_sklearn.datasets.make_prior_tasks` generates some. ``fit`` costs time quadratic
+    in the support rows and linear in the features.
 
     Parameters
     ----------
