@@ -3,7 +3,7 @@ Tables that no one has, to learn to read tables
 ===============================================
 
 A transformer reads labelled points and answers for all others in one pass. It is meta-trained on
-generated tables of two and three classes alone, and never sees a real table, nor more classes than three.
+generated tables of two and three classes alone: it never sees a real table, nor more classes.
 """
 
 # %%
@@ -28,16 +28,16 @@ for ax, i in zip(axes, flat, strict=True):
     ax.set(xticks=[], yticks=[], title=f"task {i}")
 
 # %%
-# Meta-training. The labels enter by whether two rows have the same, and every cell is a token, so that
-# neither the number of classes nor that of features is part of the network.
+# Meta-training. The labels enter by whether two rows have the same, and every cell is a token, so
+# that neither the number of classes nor that of features is part of the network.
 
-clf = InContextClassifier(embedding_size=16, max_iter=400, meta_batch_size=8, random_state=0)
+clf = InContextClassifier(embedding_size=16, max_iter=250, meta_batch_size=8, random_state=0)
 clf.meta_fit(tasks)
 
 # %%
 # Four data sets that are none of the prior's. ``fit`` reads the points that are drawn; the colours
-# are the most probable class elsewhere, the paler the less sure. Five and eight ways are more than any
-# table of meta-training had.
+# are the most probable class elsewhere, the paler the less sure. Five and eight ways are more than
+# any table of meta-training had.
 
 iris = load_iris()
 data = {
