@@ -37,6 +37,11 @@ SHORT = {
     "ESMAMLClassifier": {"max_iter": 5, "n_perturbations": 2},
     "ESMAMLRegressor": {"max_iter": 5, "n_perturbations": 2, "n_inner_steps": 50},
     "MANNClassifier": {"max_iter": 80},
+    "CNPClassifier": {"max_iter": 30},
+    # Decoders that see noise beside the row take longer to look at the row.
+    **{name: {"max_iter": 40} for name in ("ANPRegressor", "NPRegressor")},
+    "MemoryModuleClassifier": {"max_iter": 10},
+    "MetaNetClassifier": {"max_iter": 20, "hidden_layer_sizes": (16,), "n_units": 8},
     "InContextClassifier": {"meta_batch_size": 4, "embedding_size": 16, "n_layers": 1},
     "InContextRegressor": {
         "max_iter": 100,
