@@ -231,7 +231,7 @@ def _start(
         spec, targets = _describe(estimator, loader, classes)
     else:
         spec, targets = known.spec, known.targets
-        carried = {name: getattr(known, name) for name in ("n_epochs", "temperature")}
+        carried = {name: getattr(known, name) for name in ("n_epochs", "temperature", "features")}
         carried["log"] = known.log.copy()
     spec, targets, carried = world.from_main((spec, targets, carried))
     if estimator._uses_concepts:

@@ -51,6 +51,14 @@ SHORT = {
     **{name: {"max_iter": 40} for name in ("ANPRegressor", "NPRegressor")},
     "MemoryModuleClassifier": {"max_iter": 10},
     "MetaNetClassifier": {"max_iter": 20, "hidden_layer_sizes": (16,), "n_units": 8},
+    "InContextClassifier": {"meta_batch_size": 4, "embedding_size": 16, "n_layers": 1},
+    "InContextRegressor": {
+        "max_iter": 100,
+        "meta_batch_size": 4,
+        "embedding_size": 16,
+        "n_layers": 1,
+        "meta_learning_rate": 0.01,
+    },
     "GNNClassifier": {"n_hidden": 16, "n_layers": 1, "meta_batch_size": 4},
 }
 # They allow less than float32 rounds by, where a row is computed beside other rows.

@@ -8,6 +8,7 @@ from fewshot_sklearn.datasets._base import get_data_home
 from fewshot_sklearn.datasets._clinc150 import fetch_clinc150
 from fewshot_sklearn.datasets._glyphs import load_glyphs
 from fewshot_sklearn.datasets._omniglot import fetch_omniglot, rotated_classes
+from fewshot_sklearn.datasets._prior import make_prior_tasks
 from fewshot_sklearn.datasets._synthetic import make_cubic_tasks, make_sinusoid_tasks
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "get_data_home",
     "load_glyphs",
     "make_cubic_tasks",
+    "make_prior_tasks",
     "make_sinusoid_tasks",
     "rotated_classes",
 ]

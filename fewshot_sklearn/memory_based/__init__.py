@@ -4,6 +4,7 @@ from ._anp import ANPRegressor
 from ._cnp import CNPClassifier, CNPRegressor
 from ._dnc import DNCClassifier
 from ._hyper_net import HyperNetClassifier, HyperNetRegressor
+from ._in_context import InContextClassifier, InContextRegressor
 from ._latent_np import NPRegressor
 from ._lstm import LSTMClassifier, LSTMRegressor
 from ._mann import MANNClassifier, MANNRegressor
@@ -23,6 +24,8 @@ __all__ = [
     "DNCClassifier",
     "HyperNetClassifier",
     "HyperNetRegressor",
+    "InContextClassifier",
+    "InContextRegressor",
     "LSTMClassifier",
     "LSTMRegressor",
     "MANNClassifier",
