@@ -1,7 +1,7 @@
 """The algorithmic tasks that neural Turing machines were introduced with, as sequences.
 
-Each returns lists of arrays: inputs (length, n_inputs), and targets (length, n_outputs) that are NaN
-at the steps that do not count.
+Each returns lists of arrays: inputs (length, n_inputs), and targets (length, n_outputs) that are
+NaN at the steps that do not count.
 """
 
 import numpy as np

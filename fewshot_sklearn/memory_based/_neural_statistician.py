@@ -284,7 +284,7 @@ class NeuralStatisticianClassifier(IncrementalClassifier):
     Departures from the paper: its networks are convolutional with batch normalisation, here the
     decoder is dense and the backbone is the one that is given; log-variances are
     bounded to between -10 and 10; the support and the query rows of a class are one data set in
-    meta-training.
+    meta-training; and the tasks of a meta-batch share the noise of their draws.
 
     References
     ----------
