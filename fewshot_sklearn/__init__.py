@@ -57,7 +57,7 @@ if TYPE_CHECKING:
         ReptileClassifier,
         ReptileRegressor,
     )
-    from fewshot_sklearn.memory_based import MANNClassifier
+    from fewshot_sklearn.memory_based import MANNClassifier, SNAILClassifier
     from fewshot_sklearn.metric_based import (
         CNAPSClassifier,
         DKTClassifier,
@@ -139,6 +139,7 @@ __all__ = [
     "ReptileRegressor",
     "RidgeNetClassifier",
     "RidgeNetRegressor",
+    "SNAILClassifier",
     "SVMNetClassifier",
     "SiameseNetClassifier",
     "Task",
@@ -209,6 +210,7 @@ _HOME = {
     "MAMLClassifier": "gradient_based",
     "MAMLRegressor": "gradient_based",
     "MANNClassifier": "memory_based",
+    "SNAILClassifier": "memory_based",
     "MLP": "nn",
     "MetaPipeline": "pipeline",
     "SiameseNetClassifier": "metric_based",

@@ -1,5 +1,6 @@
 """Methods that read the support set into a memory."""
 
 from ._mann import MANNClassifier
+from ._snail import SNAILClassifier
 
-__all__ = ["MANNClassifier"]
+__all__ = ["MANNClassifier", "SNAILClassifier"]

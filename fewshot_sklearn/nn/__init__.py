@@ -17,6 +17,7 @@ from .quadratic_program import simplex_quadratic_program
 from .recurrent import IncrementalRecurrentLearner, RecurrentLearner
 from .relation import ConvRelation, DenseRelation
 from .sequential import IncrementalSequentialLearner, SequentialLearner
+from .snail import AttentionBlock, DenseBlock
 from .support_rows import SupportRowsLearner
 from .task_map import map_tasks, should_loop
 from .task_network import TaskNetwork
@@ -25,12 +26,14 @@ __all__ = [
     "COVARIANCES",
     "MLP",
     "Adjacency",
+    "AttentionBlock",
     "BackboneSpec",
     "Conv4",
     "ConvRelation",
     "CoordinatewiseLearner",
     "CosineHead",
     "Covariance",
+    "DenseBlock",
     "DenseRelation",
     "FiLM",
     "FiLMContext",
