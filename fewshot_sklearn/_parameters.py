@@ -19,20 +19,11 @@ NUMPY_DTYPES = {"float32": np.float32, "float64": np.float64, "bf16": np.float32
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SharedParameters:
-    """Dataclass fields of all estimators.
+class TrainingParameters:
+    """Dataclass fields of everything that the training loop trains."""
 
-    Parameters
-    ----------
-    %(shared_parameters)s
-    """
-
-    backbone: Any = None
     max_iter: int = 500
     max_time: float | None = None
-    meta_batch_size: int = 8
-    meta_optimizer: str = "adam"
-    meta_learning_rate: float = 1e-3
     schedule: str = "constant"
     clip_norm: float | None = 10.0
     early_stopping: bool = False
@@ -45,21 +36,9 @@ class SharedParameters:
     random_state: Any = None
     verbose: int = 0
 
-    _adaptation_parameters: ClassVar[frozenset[str]] = frozenset(
-        {"device", "random_state", "verbose", "warm_start"}
-    )
-    _training_parameters: ClassVar[frozenset[str]] = frozenset(
-        {
-            "max_iter", "max_time", "meta_batch_size", "meta_learning_rate", "schedule",
-            "clip_norm", "early_stopping", "validation_interval", "n_iter_no_change", "tol",
-        }
-    )  # fmt: skip
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "max_time": [Interval(Real, 0, None, closed="neither"), None],
-        "meta_batch_size": [Interval(Integral, 1, None, closed="left")],
-        "meta_optimizer": [StrOptions({"adam", "sgd", "rmsprop"})],
-        "meta_learning_rate": [Interval(Real, 0, None, closed="neither")],
         "schedule": [StrOptions({"constant", "linear", "step", "one_cycle"})],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "early_stopping": ["boolean"],
@@ -79,23 +58,6 @@ class SharedParameters:
 
     def _parameters(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
-
-    def _check_unchanged(self, meta: MetaState, except_for: frozenset[str] = frozenset()) -> None:
-        names = meta.parameters.keys() - self._adaptation_parameters - except_for
-        changed = changed_parameters(self._parameters(), meta.parameters, sorted(names))
-        if changed:
-            now, before = (
-                ", ".join(f"{name}={values[name]!r}" for name in changed)
-                for values in (self._parameters(), meta.parameters)
-            )
-            learned_in, hint = "fit", ""
-            if not meta.from_fit:
-                learned_in = "meta_fit"
-                hint = " A search over it needs TaskLearner(estimator), prefit=False, and tasks."
-            raise ValueError(
-                f"{now} {'were' if changed[1:] else 'was'} changed after {learned_in}, which "
-                f"learned with {before}; call {learned_in} again, or set it back.{hint}"
-            )
 
     def _torch_device(self) -> torch.device:
         if self.device != "auto":
@@ -120,3 +82,51 @@ class SharedParameters:
 
     def _tensor_maker(self) -> TensorMaker:
         return TensorMaker(self._torch_device(), DTYPES[self.precision])
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SharedParameters(TrainingParameters):
+    """Dataclass fields of all few-shot estimators.
+
+    Parameters
+    ----------
+    %(shared_parameters)s
+    """
+
+    backbone: Any = None
+    meta_batch_size: int = 8
+    meta_optimizer: str = "adam"
+    meta_learning_rate: float = 1e-3
+
+    _adaptation_parameters: ClassVar[frozenset[str]] = frozenset(
+        {"device", "random_state", "verbose", "warm_start"}
+    )
+    _training_parameters: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_iter", "max_time", "meta_batch_size", "meta_learning_rate", "schedule",
+            "clip_norm", "early_stopping", "validation_interval", "n_iter_no_change", "tol",
+        }
+    )  # fmt: skip
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        **TrainingParameters._parameter_constraints,
+        "meta_batch_size": [Interval(Integral, 1, None, closed="left")],
+        "meta_optimizer": [StrOptions({"adam", "sgd", "rmsprop"})],
+        "meta_learning_rate": [Interval(Real, 0, None, closed="neither")],
+    }
+
+    def _check_unchanged(self, meta: MetaState, except_for: frozenset[str] = frozenset()) -> None:
+        names = meta.parameters.keys() - self._adaptation_parameters - except_for
+        changed = changed_parameters(self._parameters(), meta.parameters, sorted(names))
+        if changed:
+            now, before = (
+                ", ".join(f"{name}={values[name]!r}" for name in changed)
+                for values in (self._parameters(), meta.parameters)
+            )
+            learned_in, hint = "fit", ""
+            if not meta.from_fit:
+                learned_in = "meta_fit"
+                hint = " A search over it needs TaskLearner(estimator), prefit=False, and tasks."
+            raise ValueError(
+                f"{now} {'were' if changed[1:] else 'was'} changed after {learned_in}, which "
+                f"learned with {before}; call {learned_in} again, or set it back.{hint}"
+            )

@@ -2,20 +2,33 @@
 
 from .backbones import MLP, BackboneSpec, Conv4, build_backbone, embedding_size
 from .context import FiLMContext, InputContext
+from .controllers import FeedForwardCell, LSTMCell
 from .coordinatewise import CoordinatewiseLearner, log_and_sign
 from .covariance import COVARIANCES, Covariance
+from .dnc import DNCCell
 from .film import FiLM, embed_modulated, modulated_layers
 from .gaussian_process import GaussianProcess
+from .generated import GeneratedMLP, LayerGenerator
 from .graph import Adjacency, GraphConvolution
 from .heads import CosineHead, LinearHead
 from .inner_optimizers import InnerOptimizer, adam, minimize, sgd
 from .learner import Learner
 from .memory import LRUMemoryCell
+from .memory_network import (
+    LinearStartLearner,
+    ages,
+    attend,
+    encode_sentences,
+    memory_hops,
+    noisy_ages,
+)
 from .mlp_network import MLPNetwork, task_network
 from .network_learner import NetworkLearner
+from .ntm import NTMCell
 from .quadratic_program import simplex_quadratic_program
 from .recurrent import IncrementalRecurrentLearner, RecurrentLearner
 from .relation import ConvRelation, DenseRelation
+from .sequence_learner import SequenceBatch, SequenceLearner
 from .sequential import IncrementalSequentialLearner, SequentialLearner
 from .snail import AttentionBlock, DenseBlock
 from .support_rows import SupportRowsLearner
@@ -33,33 +46,47 @@ __all__ = [
     "CoordinatewiseLearner",
     "CosineHead",
     "Covariance",
+    "DNCCell",
     "DenseBlock",
     "DenseRelation",
+    "FeedForwardCell",
     "FiLM",
     "FiLMContext",
     "GaussianProcess",
+    "GeneratedMLP",
     "GraphConvolution",
     "IncrementalRecurrentLearner",
     "IncrementalSequentialLearner",
     "InnerOptimizer",
     "InputContext",
     "LRUMemoryCell",
+    "LSTMCell",
+    "LayerGenerator",
     "Learner",
     "LinearHead",
+    "LinearStartLearner",
     "MLPNetwork",
+    "NTMCell",
     "NetworkLearner",
     "RecurrentLearner",
+    "SequenceBatch",
+    "SequenceLearner",
     "SequentialLearner",
     "SupportRowsLearner",
     "TaskNetwork",
     "adam",
+    "ages",
+    "attend",
     "build_backbone",
     "embed_modulated",
     "embedding_size",
+    "encode_sentences",
     "log_and_sign",
     "map_tasks",
+    "memory_hops",
     "minimize",
     "modulated_layers",
+    "noisy_ages",
     "sgd",
     "should_loop",
     "simplex_quadratic_program",

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .functional import pairwise_cosine
-
-MemoryState = dict[str, Tensor]
+from .addressing import content_weights
+from .controllers import CONTROLLERS, CellState
 
 
 def cosine_read(memory: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +30,7 @@ def cosine_read(memory: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
     reads : Tensor of shape (N, H, W)
     weights : Tensor of shape (N, H, M)
     """
-    weights = pairwise_cosine(keys, memory).softmax(dim=-1)
+    weights = content_weights(memory, keys)
     return weights @ memory, weights
 
 
@@ -88,7 +87,7 @@ def lru_write(
 
 
 class LRUMemoryCell(nn.Module):
-    """An LSTM controller with a least-recently-used external memory [1]_.
+    """A controller with a memory whose least recently used slots are overwritten [1]_.
 
     One step maps an input row to the controller's hidden state and what it read, and writes the
     controller's keys to the memory.
@@ -105,6 +104,8 @@ class LRUMemoryCell(nn.Module):
         H.
     usage_decay : float
         gamma, the share of its usage that a slot keeps at every step.
+    controller : {"lstm", "feedforward"}, default="lstm"
+        The kind of controller.
 
     Attributes
     ----------
@@ -125,45 +126,35 @@ class LRUMemoryCell(nn.Module):
         slot_size: int,
         n_read_heads: int,
         usage_decay: float,
+        controller: str = "lstm",
     ) -> None:
         super().__init__()
         self.n_slots, self.slot_size, self.n_read_heads = n_slots, slot_size, n_read_heads
         self.usage_decay = usage_decay
         n_reads = n_read_heads * slot_size
-        self.controller = nn.LSTMCell(n_inputs + n_reads, n_hidden)
+        self.controller = CONTROLLERS[controller](n_inputs, n_hidden, n_reads=n_reads)
         self.key = nn.Linear(n_hidden, n_reads)
         self.gate = nn.Parameter(torch.zeros(n_read_heads, 1))
         self.n_outputs = n_hidden + n_reads
 
-    def initial_state(self, like: Tensor) -> MemoryState:
+    def initial_state(self, like: Tensor) -> CellState:
         """Return an empty memory for each row of ``like`` [N, *]: everything zero."""
-        n, n_hidden, heads = len(like), self.controller.hidden_size, self.n_read_heads
-        return {
-            "hidden": like.new_zeros(n, n_hidden),
-            "cell": like.new_zeros(n, n_hidden),
+        n, heads = len(like), self.n_read_heads
+        return self.controller.initial_state(like) | {
             "memory": like.new_zeros(n, self.n_slots, self.slot_size),
             "usage": like.new_zeros(n, self.n_slots),
             "read_weights": like.new_zeros(n, heads, self.n_slots),
+            "write_weights": like.new_zeros(n, heads, self.n_slots),
             "reads": like.new_zeros(n, heads, self.slot_size),
         }
 
-    def forward(self, x: Tensor, state: MemoryState) -> tuple[Tensor, MemoryState]:
-        """Take one step.
+    def project(self, x: Tensor) -> Tensor:
+        """Return the part of a step that needs no state, for rows [..., n_inputs]."""
+        return self.controller.project(x)
 
-        Parameters
-        ----------
-        x : Tensor of shape (N, n_inputs)
-        state : dict of Tensor
-            From :meth:`initial_state` or the previous step.
-
-        Returns
-        -------
-        output : Tensor of shape (N, n_outputs)
-            ``[h_t, r_t]``.
-        state : dict of Tensor
-        """
-        inputs = torch.cat([x, state["reads"].flatten(1)], dim=-1)
-        hidden, cell = self.controller(inputs, (state["hidden"], state["cell"]))
+    def step(self, projected: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+        """Take one step from what :meth:`project` returned."""
+        hidden, after = self.controller.step(projected, state, state["reads"].flatten(1))
         keys = self.key(hidden).tanh().unflatten(-1, (self.n_read_heads, self.slot_size))
         marks = least_used(state["usage"], self.n_read_heads)
         memory, write_weights = lru_write(
@@ -172,12 +163,15 @@ class LRUMemoryCell(nn.Module):
         reads, read_weights = cosine_read(memory, keys)
         # Eq. 5: w^u_t = gamma w^u_{t-1} + w^r_t + w^w_t
         used = read_weights.sum(dim=-2) + write_weights.sum(dim=-2)
-        next_state = {
-            "hidden": hidden,
-            "cell": cell,
+        after = after | {
             "memory": memory,
             "usage": self.usage_decay * state["usage"] + used,
             "read_weights": read_weights,
+            "write_weights": write_weights,
             "reads": reads,
         }
-        return torch.cat([hidden, reads.flatten(1)], dim=-1), next_state
+        return torch.cat([hidden, reads.flatten(1)], dim=-1), after
+
+    def forward(self, x: Tensor, state: CellState) -> tuple[Tensor, CellState]:
+        """Take one step: [N, n_inputs] -> ``[h_t, r_t]`` [N, n_outputs]."""
+        return self.step(self.project(x), state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .functional import join_masks, map_rows, mask_absent_classes
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 class Cell(Protocol):
     """What a recurrent cell has: a module from an input and a state to an output and a state.
 
+    A step is cut in two, so that the part that needs no state is taken for all rows at once.
+
     Attributes
     ----------
     n_outputs : int
@@ -29,8 +32,11 @@ class Cell(Protocol):
     def initial_state(self, like: Tensor) -> State:
         """Return the state before the first step for each row of ``like`` [N, *]."""
 
-    def __call__(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """Take one step: [N, n_inputs] -> [N, n_outputs]."""
+    def project(self, x: Tensor) -> Tensor:
+        """Return the part of a step that needs no state: [..., n_inputs] -> [..., *]."""
+
+    def step(self, projected: Tensor, state: State) -> tuple[Tensor, State]:
+        """Take one step from what :meth:`project` returned, [N, *] -> [N, n_outputs]."""
 
 
 class RecurrentLearner(SequentialLearner):
@@ -73,18 +79,17 @@ class RecurrentLearner(SequentialLearner):
         z = self.embed(self.backbone, x)
         if state is None:
             state = self.cell.initial_state(z[:, 0]) | {"label": torch.zeros_like(y[:, 0])}
-        label = state["label"]
+        before, last = _labels_before(y, mask, state["label"])
         state = {name: value for name, value in state.items() if name != "label"}
+        projected = self.cell.project(torch.cat([z, before], dim=-1))
         outputs = []
-        for t in range(x.shape[1]):
-            output, after = self.cell(torch.cat([z[:, t], label], dim=-1), state)
-            outputs.append(self.output(output))
-            after_label = y[:, t]
+        for t, row in enumerate(projected.unbind(1)):
+            output, after = self.cell.step(row, state)
+            outputs.append(output)
             if mask is not None:
                 after = {name: _where(mask[:, t], after[name], state[name]) for name in state}
-                after_label = _where(mask[:, t], after_label, label)
-            state, label = after, after_label
-        return torch.stack(outputs, dim=1), state | {"label": label}
+            state = after
+        return self.output(torch.stack(outputs, dim=1)), state | {"label": last}
 
     def read(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
         """Return the cell's state and the last target after the support set."""
@@ -100,7 +105,8 @@ class RecurrentLearner(SequentialLearner):
         n_queries = z.shape[1]
         state = {k: v.repeat_interleave(n_queries, dim=0) for k, v in state.items()}
         label = state.pop("label")
-        output, _ = self.cell(torch.cat([z.flatten(0, 1), label], dim=-1), state)
+        projected = self.cell.project(torch.cat([z.flatten(0, 1), label], dim=-1))
+        output, _ = self.cell.step(projected, state)
         return self.output(output).unflatten(0, z.shape[:2])
 
     def meta_loss(self, batch: TaskBatch) -> Tensor:
@@ -120,6 +126,17 @@ class IncrementalRecurrentLearner(IncrementalSequentialLearner, RecurrentLearner
     def read_on(self, state: State, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
         """Read on from where the state stands in the sequence."""
         return self.read_sequence(x, y, mask, state)[1]
+
+
+def _labels_before(y: Tensor, mask: Tensor | None, first: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the target of the last real row before each row [T, S, C], and after all [T, C]."""
+    targets = torch.cat([first.unsqueeze(1), y], dim=1)
+    if mask is None:
+        return targets[:, :-1], targets[:, -1]
+    numbers = torch.arange(1, y.shape[1] + 1, device=y.device)
+    newest = F.pad(torch.where(mask, numbers, 0), (1, 0)).cummax(dim=1).values
+    targets = targets.gather(1, newest.unsqueeze(-1).expand_as(targets))
+    return targets[:, :-1], targets[:, -1]
 
 
 def _where(mask: Tensor, new: Tensor, old: Tensor) -> Tensor:

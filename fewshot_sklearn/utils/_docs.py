@@ -54,6 +54,50 @@ random_state : int, RandomState instance or None, default=None
 verbose : int, default=0
     1 logs the meta-loss at every validation interval to the logger ``fewshot_sklearn``. An
     adaptation parameter.""",
+    "supervised_parameters": """\
+max_iter : int, default=1000
+    Iterations, each on one batch.
+max_time : float or None, default=None
+    Seconds after which training stops if ``max_iter`` was not reached. The schedule follows
+    whichever is nearer.
+batch_size : int, default=16
+    Samples in a batch.
+optimizer : {"adam", "sgd", "rmsprop"}, default="adam"
+    The optimizer.
+learning_rate : float, default=0.001
+    Its step size.
+schedule : {"constant", "linear", "step", "one_cycle"}, default="constant"
+    How the step size changes: not at all, falling to zero, halved after every tenth of
+    training, or rising for 30 % of it and then falling along a cosine.
+clip_norm : float or None, default=10.0
+    Largest norm of the gradient; a longer one is scaled down. None never scales.
+early_stopping : bool, default=False
+    Hold a tenth of the samples out, keep the weights with the lowest loss on them, and stop
+    when it has not fallen by ``tol`` for ``n_iter_no_change`` validations.
+validation_interval : int, default=50
+    Iterations between validations.
+n_iter_no_change : int, default=5
+    Validations without a gain before stopping.
+tol : float, default=0.0001
+    The smallest gain that counts.
+warm_start : bool, default=False
+    ``fit`` continues from what was learned before instead of starting anew.
+precision : {"float32", "float64", "bf16"}, default="float32"
+    Of the computation. "bf16" trains in bfloat16 where that is safe.
+device : {"auto", "cpu", "cuda", "mps"} or torch.device, default="auto"
+    Where to compute. "auto" takes a CUDA device if there is one.
+random_state : int, RandomState instance or None, default=None
+    Seeds initial weights and batches. No global generator is touched.
+verbose : int, default=0
+    1 logs the loss at every validation interval to the logger ``fewshot_sklearn``.""",
+    "supervised_attributes": """\
+n_iter_ : int
+    Iterations taken, over all calls that continued each other.
+loss_curve_ : list of float
+    The loss of every iteration.
+validation_scores_ : list of (int, float)
+    Iteration and score, minus the loss, of every validation. The weights with the best score are
+    kept.""",
     "head_parameter": """\
 head : {"auto", "shared", "per_class"}, default="auto"
     Where the linear head starts. "shared": every class starts alike, so any number of
@@ -64,6 +108,23 @@ head : {"auto", "shared", "per_class"}, default="auto"
 n_orders : int, default=1
     In how many orders the support rows are read: their own, then fixed shuffles of it, whose
     predictions are averaged. The cost of a task grows with it. An adaptation parameter.""",
+    "neural_process_parameters": """\
+n_hidden : int, default=128
+    Width of the encodings and of all hidden layers.
+n_layers : int, default=3
+    Hidden layers of encoder and decoder.
+min_std : float, default=0.01
+    The smallest standard deviation that can be predicted, in units of the standardised targets.
+min_support_share : float, default=0.5
+    In every iteration of meta-training a random number of the support rows is learned from,
+    between this share of them and all, so that supports of several sizes are known. 0 begins at
+    one row, 1 takes all rows always.""",
+    "latent_process_parameters": """\
+n_latent : int, default=128
+    Width of the latent variable.
+n_latent_samples : int, default=32
+    Points that a prediction averages over; one is the mean of the latent variable alone. An
+    adaptation parameter.""",
     "regressor_parameters": """\
 normalize_y : bool, default=True
     Standardise targets with the mean and scale of the meta-training tasks' targets (of a

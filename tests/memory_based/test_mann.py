@@ -55,8 +55,7 @@ class NumPyMANN:
         self.w = {k.removeprefix("cell."): v for k, v in weights.items()}
         cell = learner.cell
         self.heads, self.slots, self.width = cell.n_read_heads, cell.n_slots, cell.slot_size
-        n_hidden = cell.controller.hidden_size
-        self.h, self.c = np.zeros(n_hidden), np.zeros(n_hidden)
+        self.h, self.c = np.zeros((2, cell.controller.n_outputs))
         self.M = np.zeros((self.slots, self.width))
         self.usage = np.zeros(self.slots)
         self.w_r = np.zeros((self.heads, self.slots))
@@ -65,9 +64,9 @@ class NumPyMANN:
     def step(self, x, label):
         """Return the logits for a row that comes with the label of the row before."""
         w = self.w
-        v = np.concatenate([x, label, self.r.ravel()])
-        gates = w["controller.weight_ih"] @ v + w["controller.bias_ih"]
-        gates += w["controller.weight_hh"] @ self.h + w["controller.bias_hh"]
+        gates = w["controller.inputs.weight"] @ np.concatenate([x, label])
+        gates += w["controller.inputs.bias"]
+        gates += w["controller.recurrent.0.weight"] @ np.concatenate([self.h, self.r.ravel()])
         i, f, g, o = gates.reshape(4, -1)
         self.c = sigmoid(f) * self.c + sigmoid(i) * np.tanh(g)
         self.h = sigmoid(o) * np.tanh(self.c)
@@ -332,12 +331,12 @@ def test_a_fitted_classifier_reads_the_support_in_its_order(tasks, blobs):
 def test_without_a_backbone_rows_are_seen_as_they_are(tasks):
     learner = small_mann().meta_fit(tasks)._meta.learner
     assert not list(learner.backbone.parameters())
-    assert learner.cell.controller.input_size == 4 + 3 + 2 * 3
+    assert learner.cell.controller.inputs.in_features == 4 + 3
 
 
 def test_a_backbone_is_meta_trained_with_the_memory(tasks):
     clf = small_mann(backbone=MLP(hidden_layer_sizes=(5,))).meta_fit(tasks)
-    assert clf._meta.learner.cell.controller.input_size == 5 + 3 + 2 * 3
+    assert clf._meta.learner.cell.controller.inputs.in_features == 5 + 3
     X, y, X_query, _ = tasks[0]
     assert clone(clf).fit(X, y).predict(X_query).shape == (6,)
 

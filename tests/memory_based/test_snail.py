@@ -165,7 +165,9 @@ def test_the_gradient_of_the_meta_loss_is_that_of_finite_differences(batch):
 
     def loss(*values):
         state = torch.func.functional_call(
-            _MetaLoss(learner), {f"learner.{k}": v for k, v in zip(names, values, strict=True)}, batch
+            _MetaLoss(learner),
+            {f"learner.{k}": v for k, v in zip(names, values, strict=True)},
+            batch,
         )
         return state
 

@@ -62,18 +62,24 @@ def write_by_loop(memory, keys, gate, last_read, marks):
     return written, weights
 
 
-def lstm(cell, inputs, hidden, state):
-    """A long short-term memory step with the weights of an nn.LSTMCell."""
-    w_ih, w_hh, b_ih, b_hh = (p.detach().numpy() for p in cell.parameters())
-    i, f, g, o = np.split(inputs @ w_ih.T + b_ih + hidden @ w_hh.T + b_hh, 4, axis=1)
+def lstm(cell, inputs, reads, hidden, state):
+    """A long short-term memory step with the weights of an LSTMCell."""
+    w_ih, b, w_hh = (p.detach().numpy() for p in cell.parameters())
+    beside = np.concatenate([hidden, reads], axis=1)
+    i, f, g, o = np.split(inputs @ w_ih.T + b + beside @ w_hh.T, 4, axis=1)
     state = sigmoid(f) * state + sigmoid(i) * np.tanh(g)
     return sigmoid(o) * np.tanh(state), state
 
 
 def step_by_loop(cell, x, state):
     """One step of the whole cell, in the paper's order: control, write, read, account."""
-    inputs = np.concatenate([x, state["reads"].reshape(len(x), -1)], axis=1)
-    hidden, cell_state = lstm(cell.controller, inputs, state["hidden"], state["cell"])
+    hidden, cell_state = lstm(
+        cell.controller,
+        x,
+        state["reads"].reshape(len(x), -1),
+        state["hidden"][:, 0],
+        state["cell"][:, 0],
+    )
     w, b = (p.detach().numpy() for p in cell.key.parameters())
     keys = np.tanh(hidden @ w.T + b).reshape(len(x), cell.n_read_heads, cell.slot_size)
     marks = marks_by_loop(state["usage"], cell.n_read_heads)
@@ -83,11 +89,12 @@ def step_by_loop(cell, x, state):
     reads, read_weights = read_by_loop(memory, keys)
     usage = cell.usage_decay * state["usage"] + read_weights.sum(1) + write_weights.sum(1)
     after = {
-        "hidden": hidden,
-        "cell": cell_state,
+        "hidden": hidden[:, None],
+        "cell": cell_state[:, None],
         "memory": memory,
         "usage": usage,
         "read_weights": read_weights,
+        "write_weights": write_weights,
         "reads": reads,
     }
     return np.concatenate([hidden, reads.reshape(len(x), -1)], axis=1), after
@@ -160,11 +167,12 @@ def test_a_closed_gate_writes_to_the_least_used_slots_only_and_an_open_one_where
 def test_the_initial_state_is_empty(cell):
     state = cell.initial_state(torch.zeros(N, 4))
     assert {name: tuple(value.shape) for name, value in state.items()} == {
-        "hidden": (N, 5),
-        "cell": (N, 5),
+        "hidden": (N, 1, 5),
+        "cell": (N, 1, 5),
         "memory": (N, M, W),
         "usage": (N, M),
         "read_weights": (N, H, M),
+        "write_weights": (N, H, M),
         "reads": (N, H, W),
     }
     assert not any(value.any() for value in state.values())
