@@ -137,7 +137,7 @@ class SNAILClassifier(IncrementalClassifier, SequentialEstimator):
     ``meta_fit`` learns a network that reads the support rows with their labels as one sequence, of
     which a query is the next element; ``fit`` runs the sequence once and keeps what a query looks
     back at, and changes no weight. Prefer it where rows arrive one by one, or where many
-    meta-training tasks are at hand and the way to learn from a support set should itself be learned.
+    meta-training tasks are at hand and how to learn from a support set should itself be learned.
     It takes as many classes as the largest meta-training task had. ``predict`` costs one pass of
     the query rows; ``fit`` runs all support rows at once, and its memory grows with the square of
     their number.

@@ -153,6 +153,20 @@ def test_attention_is_that_of_torch():
     assert_close(got, torch.cat([h, read], dim=-1))
 
 
+@pytest.mark.parametrize("changed", range(1, S))
+def test_a_later_row_changes_no_earlier_output(learner, batch, changed):
+    """Exactly, and it changes its own."""
+    h = torch.cat([batch.x_support, batch.y_support], dim=-1)
+    other = h.clone()
+    other[:, changed] += 1
+    n_new, nothing = torch.tensor([S, S]), torch.zeros(T, 0, dtype=torch.bool)
+    for block in learner.blocks:
+        h, _ = block.read(h, block.start(h), nothing, n_new)
+        other, _ = block.read(other, block.start(other), nothing, n_new)
+        assert_close(other[:, :changed], h[:, :changed], rtol=0, atol=0)
+        assert not torch.equal(other[:, changed], h[:, changed])
+
+
 def test_the_meta_loss_is_that_of_the_queries_alone(learner, batch):
     logits = torch.from_numpy(expected_answers(learner, batch, 3))
     expected = F.cross_entropy(logits.flatten(0, 1), batch.y_query.argmax(dim=-1).flatten())
