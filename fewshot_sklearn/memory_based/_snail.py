@@ -228,4 +228,4 @@ def _check_sizes(sizes: Sequence[tuple[int, int]]) -> None:
 
 
 def _is_count(size: Any) -> bool:
-    return isinstance(size, Integral) and not isinstance(size, bool) and size > 0
+    return isinstance(size, Integral) and not isinstance(size, bool) and int(size) > 0
