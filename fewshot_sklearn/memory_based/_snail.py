@@ -76,7 +76,7 @@ class SNAILLearner(IncrementalSequentialLearner):
                 width = blocks[-1].n_outputs
             blocks.append(AttentionBlock(width, key_size, value_size))
             width = blocks[-1].n_outputs
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks: Any = nn.ModuleList(blocks)
         self.output = nn.Linear(width, n_classes)
 
     def read(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
@@ -114,7 +114,7 @@ class SNAILLearner(IncrementalSequentialLearner):
         return map_rows(lambda rows: self._next(state, rows), z, bytes_per_row)
 
     def _next(self, state: State, z: Tensor) -> Tensor:
-        h = torch.cat([z, z.new_zeros(*z.shape[:2], self.n_outputs)], dim=-1)
+        h = torch.cat([z, z.new_zeros(*z.shape[:2], self.output.out_features)], dim=-1)
         for i, block in enumerate(self.blocks):
             h = block.answer(h, _past(state, i), state["seen"])
         return self.output(h)
