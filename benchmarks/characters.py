@@ -41,6 +41,7 @@ from fewshot_sklearn import (
     ReptileClassifier,
     RidgeNetClassifier,
     SiameseNetClassifier,
+    SNAILClassifier,
 )
 from fewshot_sklearn.datasets import fetch_omniglot, load_glyphs
 from fewshot_sklearn.model_selection import evaluate
@@ -110,6 +111,15 @@ METHODS = {
             **SCHEDULE | {"meta_learning_rate": 4e-3},
         ),
     ),
+    "snail": (
+        {"n_way": 5, "n_shot": 1, "n_query": 3},
+        SNAILClassifier(
+            backbone=Conv4(norm="batch"),
+            precision="bf16",
+            meta_batch_size=8,
+            **SCHEDULE | {"meta_learning_rate": 1e-3},
+        ),
+    ),
     "maml": (FIVE_WAY_EPISODES, MAMLClassifier(backbone=Conv4(), **INNER, **SCHEDULE)),
     "fomaml": (
         FIVE_WAY_EPISODES,
@@ -160,6 +170,7 @@ TEST_EPISODES = {
     "gnn": ((5, 1),),
     "memory_module": ANY_WAY,
     "meta_net": ((5, 1),),
+    "snail": ((5, 1),),
     "maml": FIVE_WAY,
     "fomaml": FIVE_WAY,
     "anil": FIVE_WAY,
@@ -175,6 +186,7 @@ PUBLISHED = {
     "relation": ("99.6", "99.8", "97.6", "99.1"),
     "memory_module": ("98.4", "99.6", "95.0", "98.6"),
     "meta_net": ("99.0", "–", "97.0", "–"),
+    "snail": ("99.1", "99.8", "97.6", "99.4"),
     # Five ways alone, and the iterations.
     "maml": ("published, transductive", "98.7", "99.9", "60,000"),
     "fomaml": ("published, transductive", "98.3", "99.2", "–"),

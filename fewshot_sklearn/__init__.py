@@ -78,6 +78,7 @@ if TYPE_CHECKING:
         NPRegressor,
         NTMClassifier,
         NTMRegressor,
+        SNAILClassifier,
         StoryMemN2NClassifier,
         StoryVectorizer,
     )
@@ -181,6 +182,7 @@ __all__ = [
     "ReptileRegressor",
     "RidgeNetClassifier",
     "RidgeNetRegressor",
+    "SNAILClassifier",
     "SVMNetClassifier",
     "SiameseNetClassifier",
     "StoryMemN2NClassifier",
@@ -266,6 +268,7 @@ _HOME = {
     "MANNRegressor": "memory_based",
     "NTMClassifier": "memory_based",
     "NTMRegressor": "memory_based",
+    "SNAILClassifier": "memory_based",
     "MLP": "nn",
     "MemN2NClassifier": "memory_based",
     "MemNNClassifier": "memory_based",

@@ -199,7 +199,7 @@ def fit_from_scratch(
     spec, targets = estimator._describe_targets(
         X.shape[1:], [y] if classes is None else [y, classes], True
     )
-    spec = replace(spec, n_concepts=spec.n_outputs)
+    spec = replace(spec, n_concepts=spec.n_outputs, n_support=n_rows)
     with seeded(estimator, key, 0):
         meta = _new_state(estimator, spec, targets, from_fit=True)
     meta.learner.requires_grad_(False).eval()
@@ -263,7 +263,8 @@ def _describe(
         ys.append(classes)
     support_shape, input_shape = loader.row_shapes(draws[0])
     spec, targets = estimator._describe_targets(input_shape, ys, loader.tasks.shared_classes)
-    spec = replace(spec, support_shape=support_shape)
+    n_support = max(len(d.y_support) for d in draws)
+    spec = replace(spec, support_shape=support_shape, n_support=n_support)
     if not spec.shared_classes and isinstance(targets, ClassTargets):
         spec = replace(spec, n_outputs=loader.largest_way(draws))
     return spec, targets

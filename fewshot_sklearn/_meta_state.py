@@ -46,6 +46,8 @@ class TaskSpec:
         Whether a label is the same of these things in every task.
     concepts_of : str
         A checksum of the tasks whose concepts were numbered.
+    n_support : int
+        The number of support rows of the largest task.
     """
 
     input_shape: tuple[int, ...]
@@ -55,6 +57,7 @@ class TaskSpec:
     n_concepts: int | None = None
     shared_concepts: bool = False
     concepts_of: str = ""
+    n_support: int = 1
 
     def __post_init__(self) -> None:
         """Take the shape of a query row for that of a support row where none is given."""

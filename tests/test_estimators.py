@@ -50,6 +50,7 @@ SHORT = {
     # Decoders that see noise beside the row take longer to look at the row.
     **{name: {"max_iter": 40} for name in ("ANPRegressor", "NPRegressor")},
     "MemoryModuleClassifier": {"max_iter": 10},
+    "SNAILClassifier": {"attention_sizes": ((16, 8), (16, 16)), "n_filters": 16},
     "MetaNetClassifier": {"max_iter": 20, "hidden_layer_sizes": (16,), "n_units": 8},
     "InContextClassifier": {"meta_batch_size": 4, "embedding_size": 16, "n_layers": 1},
     "InContextRegressor": {

@@ -30,6 +30,7 @@ from .recurrent import IncrementalRecurrentLearner, RecurrentLearner
 from .relation import ConvRelation, DenseRelation
 from .sequence_learner import SequenceBatch, SequenceLearner
 from .sequential import IncrementalSequentialLearner, SequentialLearner
+from .snail import AttentionBlock, DenseBlock
 from .support_rows import SupportRowsLearner
 from .table_attention import TableBlock
 from .table_batches import alike_tables
@@ -41,6 +42,7 @@ __all__ = [
     "COVARIANCES",
     "MLP",
     "Adjacency",
+    "AttentionBlock",
     "BackboneSpec",
     "Conv4",
     "ConvRelation",
@@ -48,6 +50,7 @@ __all__ = [
     "CosineHead",
     "Covariance",
     "DNCCell",
+    "DenseBlock",
     "DenseRelation",
     "FeedForwardCell",
     "FiLM",
