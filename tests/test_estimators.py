@@ -46,6 +46,7 @@ SHORT = {
     # One step a row: few, and small ones.
     **{name: {"max_iter": 60} | STEPS for name in OF_MEMORIES},
     "LSTMClassifier": {"n_hidden": 32, "meta_learning_rate": 0.01},
+    "LSTMRegressor": {"max_iter": 100, "n_hidden": 32, "meta_learning_rate": 0.01},
     "CNPClassifier": {"max_iter": 30},
     # Decoders that see noise beside the row take longer to look at the row.
     **{name: {"max_iter": 40} for name in ("ANPRegressor", "NPRegressor")},
