@@ -57,7 +57,13 @@ if TYPE_CHECKING:
         ReptileClassifier,
         ReptileRegressor,
     )
-    from fewshot_sklearn.memory_based import MANNClassifier
+    from fewshot_sklearn.memory_based import (
+        MANNClassifier,
+        MemN2NClassifier,
+        MemNNClassifier,
+        StoryMemN2NClassifier,
+        StoryVectorizer,
+    )
     from fewshot_sklearn.metric_based import (
         CNAPSClassifier,
         DKTClassifier,
@@ -128,6 +134,8 @@ __all__ = [
     "MAMLRegressor",
     "MANNClassifier",
     "MatchingNetClassifier",
+    "MemN2NClassifier",
+    "MemNNClassifier",
     "MetaPipeline",
     "MetaSGDClassifier",
     "MetaSGDRegressor",
@@ -141,6 +149,8 @@ __all__ = [
     "RidgeNetRegressor",
     "SVMNetClassifier",
     "SiameseNetClassifier",
+    "StoryMemN2NClassifier",
+    "StoryVectorizer",
     "Task",
     "TaskLearner",
     "TaskList",
@@ -210,6 +220,8 @@ _HOME = {
     "MAMLRegressor": "gradient_based",
     "MANNClassifier": "memory_based",
     "MLP": "nn",
+    "MemN2NClassifier": "memory_based",
+    "MemNNClassifier": "memory_based",
     "MetaPipeline": "pipeline",
     "SiameseNetClassifier": "metric_based",
     "RidgeNetRegressor": "metric_based",
@@ -219,6 +231,8 @@ _HOME = {
     "GNNClassifier": "metric_based",
     "ProtoNetClassifier": "metric_based",
     "QuadraticProbeClassifier": "baselines",
+    "StoryMemN2NClassifier": "memory_based",
+    "StoryVectorizer": "memory_based",
     "Task": "tasks",
     "TaskLearner": "model_selection",
     "TaskList": "tasks",

@@ -37,6 +37,7 @@ from .tasks._targets import ClassTargets, RealTargets
 
 if TYPE_CHECKING:
     from ._estimator import FewShotEstimator
+    from ._parameters import SharedParameters
     from ._protocols import MakeHook
 
 # Episodes that a plain fit cuts from its rows.
@@ -90,7 +91,7 @@ def meta_fit(
             meta_train(
                 meta.learner,
                 loader.batches(size, key, meta.n_epochs, share=share),
-                _options(estimator),
+                training_options(estimator),
                 meta.log,
                 validate=partial(validate, meta, held_out, world) if held_out else None,
                 around_iteration=make_hook and make_hook(partial(_as_of_now, meta)),
@@ -318,7 +319,8 @@ def _features(estimator: FewShotEstimator) -> dict[str, Any]:
     return {name: known[name] for name in FEATURE_ATTRIBUTES if name in known}
 
 
-def _options(estimator: FewShotEstimator) -> TrainingOptions:
+def training_options(estimator: SharedParameters) -> TrainingOptions:
+    """Return how an estimator's parameters say to train."""
     return TrainingOptions(
         max_iter=estimator.max_iter,
         max_time=estimator.max_time,

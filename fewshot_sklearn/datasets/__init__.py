@@ -3,6 +3,7 @@
 Loaders return scikit-learn's Bunch; generators of tasks return a task set.
 """
 
+from fewshot_sklearn.datasets._babi import fetch_babi
 from fewshot_sklearn.datasets._base import get_data_home
 from fewshot_sklearn.datasets._clinc150 import fetch_clinc150
 from fewshot_sklearn.datasets._glyphs import load_glyphs
@@ -10,6 +11,7 @@ from fewshot_sklearn.datasets._omniglot import fetch_omniglot, rotated_classes
 from fewshot_sklearn.datasets._synthetic import make_cubic_tasks, make_sinusoid_tasks
 
 __all__ = [
+    "fetch_babi",
     "fetch_clinc150",
     "fetch_omniglot",
     "get_data_home",

@@ -1,5 +1,15 @@
-"""Methods that read the support set into a memory."""
+"""Methods that read the support set, or a story, into a memory."""
 
 from ._mann import MANNClassifier
+from ._mem_n2n import MemN2NClassifier
+from ._mem_nn import MemNNClassifier
+from ._story_mem_n2n import StoryMemN2NClassifier
+from ._story_vectorizer import StoryVectorizer
 
-__all__ = ["MANNClassifier"]
+__all__ = [
+    "MANNClassifier",
+    "MemN2NClassifier",
+    "MemNNClassifier",
+    "StoryMemN2NClassifier",
+    "StoryVectorizer",
+]

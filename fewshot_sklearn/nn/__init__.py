@@ -13,6 +13,14 @@ from .heads import CosineHead, LinearHead
 from .inner_optimizers import InnerOptimizer, adam, minimize, sgd
 from .learner import Learner
 from .memory import LRUMemoryCell
+from .memory_network import (
+    LinearStartLearner,
+    ages,
+    attend,
+    encode_sentences,
+    memory_hops,
+    noisy_ages,
+)
 from .mlp_network import MLPNetwork, task_network
 from .network_learner import NetworkLearner
 from .ntm import NTMCell
@@ -50,6 +58,7 @@ __all__ = [
     "LSTMCell",
     "Learner",
     "LinearHead",
+    "LinearStartLearner",
     "MLPNetwork",
     "NTMCell",
     "NetworkLearner",
@@ -60,13 +69,18 @@ __all__ = [
     "SupportRowsLearner",
     "TaskNetwork",
     "adam",
+    "ages",
+    "attend",
     "build_backbone",
     "embed_modulated",
     "embedding_size",
+    "encode_sentences",
     "log_and_sign",
     "map_tasks",
+    "memory_hops",
     "minimize",
     "modulated_layers",
+    "noisy_ages",
     "sgd",
     "should_loop",
     "simplex_quadratic_program",

@@ -11,16 +11,21 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 _PACKAGE = __name__.partition(".")[0]
 _FAMILIES = ("baselines", "gradient_based", "memory_based", "metric_based")
+KINDS = ("few_shot", "story")
 _MIXINS: dict[str, type] = {"classifier": ClassifierMixin, "regressor": RegressorMixin}
 
 
-def all_estimators(type_filter: str | None = None) -> list[tuple[str, type]]:
+def all_estimators(
+    type_filter: str | None = None, *, kind: str = "few_shot"
+) -> list[tuple[str, type]]:
     """Return every estimator of the package.
 
     Parameters
     ----------
     type_filter : {"classifier", "regressor"} or None, default=None
-        Which kind of estimator to return; None returns all.
+        Which type of estimator to return; None returns all.
+    kind : {"few_shot", "story"}, default="few_shot"
+        What they are fitted to: the support set of a task, or stories with questions.
 
     Returns
     -------
@@ -30,7 +35,7 @@ def all_estimators(type_filter: str | None = None) -> list[tuple[str, type]]:
     Raises
     ------
     ValueError
-        When ``type_filter`` is none of these.
+        When ``type_filter`` or ``kind`` is none of these.
 
     Examples
     --------
@@ -42,8 +47,14 @@ def all_estimators(type_filter: str | None = None) -> list[tuple[str, type]]:
         raise ValueError(
             f"type_filter must be 'classifier', 'regressor' or None, got {type_filter!r}."
         )
-    kind = BaseEstimator if type_filter is None else _MIXINS[type_filter]
-    found = {cls.__name__: cls for cls in _family_classes() if issubclass(cls, kind)}
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {KINDS}, got {kind!r}.")
+    mixin = BaseEstimator if type_filter is None else _MIXINS[type_filter]
+    found = {
+        cls.__name__: cls
+        for cls in _family_classes()
+        if issubclass(cls, mixin) and getattr(cls, "_kind", KINDS[0]) == kind
+    }
     return sorted(found.items())
 
 

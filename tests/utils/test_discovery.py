@@ -3,7 +3,7 @@
 import pytest
 
 import fewshot_sklearn
-from fewshot_sklearn.utils.discovery import all_estimators
+from fewshot_sklearn.utils.discovery import KINDS, all_estimators
 
 
 def test_every_estimator_is_listed_once_and_sorted():
@@ -21,7 +21,8 @@ def test_every_public_estimator_is_listed():
     public = {
         name for name in fewshot_sklearn.__all__ if name.endswith(("Classifier", "Regressor"))
     }
-    assert public == {name for name, _ in all_estimators()}
+    listed = {name for kind in KINDS for name, _ in all_estimators(kind=kind)}
+    assert public <= listed <= set(fewshot_sklearn.__all__)
 
 
 def test_classifiers_and_regressors_are_all_estimators():
@@ -35,6 +36,14 @@ def test_abstract_and_private_classes_are_not_listed():
     assert not any(name.startswith(("_", "FewShot")) for name in names)
 
 
-def test_an_unknown_kind_is_refused():
+def test_those_of_stories_are_a_kind_of_their_own():
+    names = ["MemNNClassifier", "StoryMemN2NClassifier", "StoryVectorizer"]
+    assert [name for name, _ in all_estimators(kind="story")] == names
+    assert [name for name, _ in all_estimators("classifier", kind="story")] == names[:2]
+    with pytest.raises(ValueError, match="kind must be one of .* got 'poem'"):
+        all_estimators(kind="poem")
+
+
+def test_an_unknown_type_is_refused():
     with pytest.raises(ValueError, match=r"type_filter must be .* got 'clusterer'"):
         all_estimators("clusterer")
