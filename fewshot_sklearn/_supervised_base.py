@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -54,6 +54,7 @@ class SupervisedEstimator(TrainingParameters, BaseEstimator):
         make_batches: MakeBatches,
         validate: Callable[[Learner], float] | None,
         *,
+        learned: Mapping[str, Any],
         anew: bool,
     ) -> None:
         """Train a new network, or what was trained before, and publish it.
@@ -71,6 +72,8 @@ class SupervisedEstimator(TrainingParameters, BaseEstimator):
         validate : callable or None
             Returns the score of a network, the higher the better; the weights with the best are
             kept.
+        learned : mapping of str to object
+            Attributes that belong to the network, such as ``n_features_in_``.
         anew : bool
             Whether to forget what was trained before.
         """
@@ -91,12 +94,11 @@ class SupervisedEstimator(TrainingParameters, BaseEstimator):
                 )
             finally:
                 if log.n_iter > n_before:
+                    self.__dict__.update(learned)
                     self._publish(learner.requires_grad_(False).eval(), log)
 
     def _options(self) -> TrainingOptions:
-        return TrainingOptions(
-            **{f.name: getattr(self, f.name) for f in fields(TrainingOptions)}
-        )
+        return TrainingOptions(**{f.name: getattr(self, f.name) for f in fields(TrainingOptions)})
 
     def _copy_of_trained(self) -> tuple[Learner, TrainingLog]:
         """Return what to go on from; the present state stays as it is until there is another."""

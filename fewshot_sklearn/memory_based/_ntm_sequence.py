@@ -31,7 +31,6 @@ from ._sequences import (
     check_targets,
     endless_batches,
     hold_out,
-    make_batch,
     map_sequences,
 )
 
@@ -161,33 +160,35 @@ class MemorySequenceEstimator(SupervisedEstimator):
         dtype = NUMPY_DTYPES[self.precision]
         X = check_inputs(X, dtype, self.n_features_in_ if goes_on else None)
         targets = check_targets(y, X, dtype, self.n_outputs_ if goes_on else None)
-        encoded = self._encode(targets, goes_on=goes_on)
-        if not goes_on:
-            self.n_features_in_, self.n_outputs_ = X[0].shape[1], targets[0].shape[1]
-            self._single = np.ndim(y[0]) == 1
+        learned = self._describe(targets)
+        if goes_on:
+            learned = {name: getattr(self, name) for name in learned}
+        learned |= {"n_features_in_": X[0].shape[1], "n_outputs_": targets[0].shape[1]}
+        encoded = self._encode(targets, learned)
         make, held_out = self._tensor_maker(), None
         if self.early_stopping:
             X, encoded, held_out = hold_out(X, encoded, make, self.random_state)
 
-        def validate(learner: Any) -> float:
-            return -float(learner.meta_loss(held_out))
+        def make_learner() -> SequenceLearner:
+            cell = self._make_cell(learned["n_features_in_"])
+            return SequenceLearner(cell, learned["n_outputs_"], type(self)._output_loss)
 
         self._train(
-            self._make_learner,
+            make_learner,
             lambda rng: endless_batches(X, encoded, self.batch_size, make, rng),
-            None if held_out is None else validate,
+            None if held_out is None else lambda learner: -float(learner.meta_loss(held_out)),
+            learned=learned | {"_single": np.ndim(y[0]) == 1},
             anew=not goes_on,
         )
         return self
 
-    def _encode(self, targets: Arrays, *, goes_on: bool) -> Arrays:
-        """Return checked targets as the network learns them."""
+    def _describe(self, targets: Arrays) -> dict[str, Any]:
+        """Return the attributes that the targets teach; refuse targets that are none."""
         raise NotImplementedError
 
-    def _make_learner(self) -> SequenceLearner:
-        return SequenceLearner(
-            self._make_cell(self.n_features_in_), self.n_outputs_, type(self)._output_loss
-        )
+    def _encode(self, targets: Arrays, learned: dict[str, Any]) -> Arrays:
+        """Return targets as the network learns them."""
+        return targets
 
     def _make_cell(self, n_inputs: int) -> nn.Module:
         """Return a new recurrent cell."""
@@ -241,7 +242,7 @@ class MemorySequenceEstimator(SupervisedEstimator):
             When the network has no memory but its state, as with ``memory="lstm"``.
         """
         self._check_trained()
-        if self.memory == "lstm":
+        if self._trained_parameters["memory"] == "lstm":
             raise ValueError(
                 "memory='lstm' has no slots whose weights could be traced; use 'ntm' or 'dnc'."
             )
@@ -340,10 +341,9 @@ class NTMSequenceClassifier(ClassifierMixin, MemorySequenceEstimator):
 
     _output_loss: ClassVar[Callable[..., Tensor]] = staticmethod(_cross_entropy)
 
-    def _encode(self, targets: Arrays, *, goes_on: bool) -> Arrays:
+    def _describe(self, targets: Arrays) -> dict[str, Any]:
         _check_bits(targets)
-        self.classes_ = np.array([0, 1])
-        return targets
+        return {"classes_": np.array([0, 1])}
 
     def _decode(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(expit(raw))
@@ -454,18 +454,19 @@ class NTMSequenceRegressor(RegressorMixin, MemorySequenceEstimator):
         "normalize_y": ["boolean"],
     }
 
-    def _encode(self, targets: Arrays, *, goes_on: bool) -> Arrays:
-        if not goes_on:
-            self._mean, self._scale = 0.0, 1.0
-            if self.normalize_y:
-                pooled = np.concatenate(targets).astype(np.float64)
-                counts = ~np.isnan(pooled)
-                n = np.maximum(counts.sum(axis=0), 1)
-                self._mean = np.where(counts, pooled, 0).sum(axis=0) / n
-                gaps = np.where(counts, pooled - self._mean, 0)
-                scale = np.sqrt((gaps**2).sum(axis=0) / n)
-                self._scale = np.where(scale > 0, scale, 1.0)
-        return [((t - self._mean) / self._scale).astype(t.dtype) for t in targets]
+    def _describe(self, targets: Arrays) -> dict[str, Any]:
+        pooled = np.concatenate(targets).astype(np.float64)
+        mean, scale = np.zeros(pooled.shape[1]), np.ones(pooled.shape[1])
+        if self.normalize_y:
+            for i, column in enumerate(pooled.T):
+                known = column[~np.isnan(column)]
+                if len(known):
+                    mean[i], scale[i] = known.mean(), known.std() or 1.0
+        return {"_mean": mean, "_scale": scale}
+
+    def _encode(self, targets: Arrays, learned: dict[str, Any]) -> Arrays:
+        mean, scale = learned["_mean"], learned["_scale"]
+        return [((t - mean) / scale).astype(t.dtype) for t in targets]
 
     def _decode(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         return raw * self._scale + self._mean

@@ -190,8 +190,8 @@ def hold_out(
     n_held_out = -(-len(X) // 10)
     if n_held_out == len(X):
         raise ValueError(
-            "early_stopping=True holds out a tenth of the sequences, which needs at least two; pass "
-            "more, or early_stopping=False."
+            "early_stopping=True holds out a tenth of the sequences, which needs at least two; "
+            "pass more, or early_stopping=False."
         )
     order = stream(resolve_random_state(random_state)[1], 0, 1).permutation(len(X))
     held_out, kept = order[:n_held_out], order[n_held_out:]

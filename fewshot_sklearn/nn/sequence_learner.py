@@ -50,9 +50,7 @@ class SequenceLearner(Learner):
         ``loss(outputs, y)`` of the shape of both, one number an output.
     """
 
-    def __init__(
-        self, cell: Any, n_outputs: int, loss: Callable[[Tensor, Tensor], Tensor]
-    ) -> None:
+    def __init__(self, cell: Any, n_outputs: int, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
         self.cell = cell
         self.output = nn.Linear(cell.n_outputs, n_outputs)
