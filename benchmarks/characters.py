@@ -34,6 +34,8 @@ from fewshot_sklearn import (
     MAMLClassifier,
     MANNClassifier,
     MatchingNetClassifier,
+    MemoryModuleClassifier,
+    MetaNetClassifier,
     ProtoNetClassifier,
     RelationNetClassifier,
     ReptileClassifier,
@@ -86,6 +88,28 @@ METHODS = {
         {"n_way": 20, "n_shot": 1, "n_query": 5},
         RidgeNetClassifier(backbone=Conv4(), meta_batch_size=1, **SCHEDULE),
     ),
+    # Batch normalisation: with that of each image by itself both learn much more slowly.
+    "memory_module": (
+        {"n_way": 20, "n_shot": 1, "n_query": 4},
+        MemoryModuleClassifier(
+            backbone=Conv4(norm="batch"),
+            margin=0.3,
+            precision="bf16",
+            meta_batch_size=1,
+            **SCHEDULE,
+        ),
+    ),
+    # Half the filters of the paper.
+    "meta_net": (
+        FIVE_WAY_EPISODES,
+        MetaNetClassifier(
+            backbone=Conv4(n_filters=32, norm="batch"),
+            hidden_layer_sizes=(32, 32),
+            precision="bf16",
+            meta_batch_size=4,
+            **SCHEDULE | {"meta_learning_rate": 4e-3},
+        ),
+    ),
     "maml": (FIVE_WAY_EPISODES, MAMLClassifier(backbone=Conv4(), **INNER, **SCHEDULE)),
     "fomaml": (
         FIVE_WAY_EPISODES,
@@ -134,6 +158,8 @@ TEST_EPISODES = {
     "relation": FIVE_WAY,
     "ridge": FIVE_WAY,
     "gnn": ((5, 1),),
+    "memory_module": ANY_WAY,
+    "meta_net": ((5, 1),),
     "maml": FIVE_WAY,
     "fomaml": FIVE_WAY,
     "anil": FIVE_WAY,
@@ -147,6 +173,8 @@ PUBLISHED = {
     "matching": ("98.1", "98.9", "93.8", "98.5"),
     "protonet": ("98.8", "99.7", "96.0", "98.9"),
     "relation": ("99.6", "99.8", "97.6", "99.1"),
+    "memory_module": ("98.4", "99.6", "95.0", "98.6"),
+    "meta_net": ("99.0", "–", "97.0", "–"),
     # Five ways alone, and the iterations.
     "maml": ("published, transductive", "98.7", "99.9", "60,000"),
     "fomaml": ("published, transductive", "98.3", "99.2", "–"),

@@ -11,6 +11,7 @@ and takes the mean squared error of 100 other points over 1,000 waves, the same 
 
 - ``pretrained`` is one network trained on all waves, as in the paper: MAML without inner steps.
 - ``fine_tune`` pre-trains with a head for each of 1,000 waves and puts a new head on the network.
+- ``hypernet`` generates all weights of a network of that size from the points, without steps.
 - ``forest`` and ``process`` start from nothing on every wave; ``told_process`` is told the length
   scale of sine waves; ``oracle`` knows that every task is A sin(x) + B cos(x) and fits A and B.
 
@@ -40,10 +41,12 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel
 from sklearn.linear_model import LinearRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from torch import nn
 
 from fewshot_sklearn import (
     MLP,
     FineTuneRegressor,
+    HyperNetRegressor,
     MAMLRegressor,
     MetaSGDRegressor,
     TaskSet,
@@ -57,6 +60,7 @@ META_BATCH_SIZE = 25
 SHOTS, STEPS = (5, 10, 20), (1, 5, 10)
 # Rates that were learned for one step diverge in ten, on some waves.
 STEPS_OF = {"meta_sgd": (1,)}
+WITHOUT_STEPS = {"hypernet"}
 SHARED = {
     "backbone": MLP(hidden_layer_sizes=(40, 40), norm=None),
     "meta_batch_size": META_BATCH_SIZE,
@@ -79,6 +83,10 @@ META_LEARNERS = {
     "meta_sgd": MetaSGDRegressor(n_inner_steps=1, **SHARED),
     "pretrained": MAMLRegressor(**INNER | {"n_inner_steps": 0}, **SHARED),
     "fine_tune": FineTuneRegressor(inner_optimizer="sgd", **INNER, **SHARED),
+    "hypernet": HyperNetRegressor(
+        hidden_layer_sizes=(40, 40),
+        **SHARED | {"backbone": nn.Flatten(), "meta_learning_rate": 3e-3, "clip_norm": 10.0},
+    ),
 }
 # Tasks that are remembered, where not every iteration can have new ones.
 N_TASKS = {"fine_tune": 1000}
@@ -96,6 +104,7 @@ TITLES = {
     "meta_sgd": ":class:`~fewshot_sklearn.MetaSGDRegressor`",
     "pretrained": "one network for all waves, then steps",
     "fine_tune": ":class:`~fewshot_sklearn.FineTuneRegressor`",
+    "hypernet": ":class:`~fewshot_sklearn.HyperNetRegressor`",
     "forest": "random forest",
     "process": "Gaussian process",
     "told_process": "Gaussian process, length scale given",
@@ -154,6 +163,9 @@ def test(method: str, options: argparse.Namespace) -> None:
         path = HERE / "models" / f"sinusoid_{method}.pkl"
         estimator, trained = pickle.loads(path.read_bytes())
         record |= trained | {"n_meta_iter": estimator.n_meta_iter_, "schedule": estimator.schedule}
+    else:
+        estimator = FROM_NOTHING[method]
+    if method in META_LEARNERS and method not in WITHOUT_STEPS:
         figures = {
             f"{n_support} points, {n_steps} steps": squared_error(
                 estimator.set_params(n_inner_steps=n_steps), tasks
@@ -162,7 +174,6 @@ def test(method: str, options: argparse.Namespace) -> None:
             for n_steps in STEPS_OF.get(method, STEPS)
         }
     else:
-        estimator = FROM_NOTHING[method]
         figures = {
             f"{k} points": squared_error(estimator, test_tasks(k, options.n_tasks)) for k in SHOTS
         }

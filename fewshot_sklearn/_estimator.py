@@ -34,6 +34,7 @@ from ._protocols import EstimatorProtocols
 from .nn import Learner, build_backbone
 from .nn.learner import State
 from .tasks import TaskSet, as_task_set
+from .tasks._rows import check_flat
 from .tasks._targets import ClassTargets, RealTargets
 from .tasks._tensors import TensorMaker
 from .utils._tags import FewShotTags
@@ -211,7 +212,8 @@ class FewShotEstimator(EstimatorProtocols):
         """
         meta = self._user_meta()
         self._check_parameters(meta)
-        rows, labels = self._check_support(X, y, reset=meta is None)
+        reset = meta is None or self.__fewshot_tags__().any_features
+        rows, labels = self._check_support(X, y, reset=reset)
         with self._callback_task("fit", self.max_iter if meta is None else 0, X, y) as hook:
             if meta is None:
                 for fitted in ("_meta", "_adapted"):
@@ -337,6 +339,9 @@ class FewShotEstimator(EstimatorProtocols):
         self._check_rows(X_support, reset=True, ensure_all_finite=False)
 
     def _check_row_shape(self, X: Any, shape: tuple[int, ...]) -> None:
+        if self.__fewshot_tags__().any_features:
+            check_flat(X)
+            return
         if X.shape[1:] != shape:
             got = tuple(X.shape[1:])
             raise ValueError(f"a row of X must have the shape {shape} as in meta_fit, got {got}.")

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sklearn.utils.validation import check_array
 
 from ._meta_state import MetaState
 from .tasks import IndexedTaskSet, StreamTasks, TaskSet
 from .tasks._batch import ReadRows, TaskLoader
-from .tasks._rows import is_memory_mapped
+from .tasks._rows import check_flat, is_memory_mapped
 
 if TYPE_CHECKING:
     from ._estimator import FewShotEstimator
@@ -33,9 +34,12 @@ def make_loader(
         # scikit-learn compares later features with those of the first rows that it sees.
         estimator._see_features(*_first_rows(tasks))
     shapes = ((), ()) if known is None else (known.spec.support_shape, known.spec.input_shape)
+    tags = estimator.__fewshot_tags__()
     read_query = _reader(estimator._check_rows, shapes[1], finite=data_checked)
+    if tags.any_features:
+        read_query = _read_any_rows
     read_support = read_query
-    if estimator.__fewshot_tags__().describes_classes:
+    if tags.describes_classes:
         read_support = _reader(estimator._check_support_rows, shapes[0], finite=data_checked)
         if isinstance(tasks, IndexedTaskSet):  # its rows are those of supports, too
             read_support(tasks.X[:2])
@@ -43,7 +47,12 @@ def make_loader(
         read_support = read_query = _as_it_is
     maker = estimator._tensor_maker()
     return TaskLoader(
-        tasks, maker, read_support=read_support, read_query=read_query, classifier=classifier
+        tasks,
+        maker,
+        read_support=read_support,
+        read_query=read_query,
+        classifier=classifier,
+        any_features=tags.any_features,
     )
 
 
@@ -53,6 +62,14 @@ def _first_rows(tasks: TaskSet | StreamTasks) -> tuple[Any, Any]:
         return tasks.X[:2], tasks.X[:2]
     first = tasks.head(1)[0] if isinstance(tasks, StreamTasks) else tasks[0]
     return first.X_support, first.X_query
+
+
+def _read_any_rows(X: Any) -> Any:
+    """Read rows of any features."""
+    finite = not is_memory_mapped(X)
+    X = check_array(X, accept_sparse="csr", ensure_all_finite=finite, allow_nd=True)
+    check_flat(X)
+    return X
 
 
 def _as_it_is(X: Any) -> Any:

@@ -37,7 +37,6 @@ from .tasks._targets import ClassTargets, RealTargets
 
 if TYPE_CHECKING:
     from ._estimator import FewShotEstimator
-    from ._parameters import SharedParameters
     from ._protocols import MakeHook
 
 # Episodes that a plain fit cuts from its rows.
@@ -91,7 +90,7 @@ def meta_fit(
             meta_train(
                 meta.learner,
                 loader.batches(size, key, meta.n_epochs, share=share),
-                training_options(estimator),
+                _options(estimator),
                 meta.log,
                 validate=partial(validate, meta, held_out, world) if held_out else None,
                 around_iteration=make_hook and make_hook(partial(_as_of_now, meta)),
@@ -232,7 +231,7 @@ def _start(
         spec, targets = _describe(estimator, loader, classes)
     else:
         spec, targets = known.spec, known.targets
-        carried = {name: getattr(known, name) for name in ("n_epochs", "temperature")}
+        carried = {name: getattr(known, name) for name in ("n_epochs", "temperature", "features")}
         carried["log"] = known.log.copy()
     spec, targets, carried = world.from_main((spec, targets, carried))
     if estimator._uses_concepts:
@@ -319,8 +318,7 @@ def _features(estimator: FewShotEstimator) -> dict[str, Any]:
     return {name: known[name] for name in FEATURE_ATTRIBUTES if name in known}
 
 
-def training_options(estimator: SharedParameters) -> TrainingOptions:
-    """Return how an estimator's parameters say to train."""
+def _options(estimator: FewShotEstimator) -> TrainingOptions:
     return TrainingOptions(
         max_iter=estimator.max_iter,
         max_time=estimator.max_time,

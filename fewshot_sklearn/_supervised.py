@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from ._generators import own_generators
 from ._inference import check_finite
-from ._meta_fitting import training_options
-from ._parameters import SharedParameters
-from ._training import meta_train
-from ._training_run import TrainingLog
+from ._supervised_base import SupervisedEstimator
 from .nn import Learner
 from .tasks._random import resolve_random_state, stream
 
@@ -46,11 +41,11 @@ class RowBatch:
     y: Tensor
     extra: Tensor | None = None
 
-    def __getitem__(self, rows: Tensor) -> RowBatch:
+    def __getitem__(self, rows: NDArray[np.int64]) -> RowBatch:
         """Return some of the rows."""
-        return RowBatch(
-            self.x[rows], self.y[rows], None if self.extra is None else self.extra[rows]
-        )
+        numbers = torch.from_numpy(rows).to(self.x.device)
+        extra = None if self.extra is None else self.extra[numbers]
+        return RowBatch(self.x[numbers], self.y[numbers], extra)
 
 
 class RowLearner(Learner):
@@ -61,17 +56,17 @@ class RowLearner(Learner):
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class SupervisedClassifier(ClassifierMixin, SharedParameters, BaseEstimator):
-    """Base class of classifiers that the loop of meta-training trains on rows.
+class SupervisedClassifier(ClassifierMixin, SupervisedEstimator):
+    """Base class of classifiers of rows that the training loop trains.
 
     A method implements ``_make_learner`` and ``_check_rows``.
 
     Parameters
     ----------
-    %(shared_parameters)s
+    %(supervised_parameters)s
     """
 
-    meta_batch_size: int = 32
+    batch_size: int = 32
 
     @abstractmethod
     def _make_learner(self, X: NDArray[Any], n_classes: int) -> Any:
@@ -102,48 +97,32 @@ class SupervisedClassifier(ClassifierMixin, SharedParameters, BaseEstimator):
     def _fit_rows(self, X: Any, y: Any, extra: Any = None) -> Any:
         """Train on rows, with what else is known of each."""
         self._validate_params()
-        if self.backbone is not None:
-            raise ValueError(
-                f"{type(self).__name__} has no backbone, got {self.backbone!r}; leave it None."
-            )
-        X = self._check_rows(X, reset=True)
+        goes_on = self._goes_on(anew=not self.warm_start)
+        X = self._check_rows(X, reset=not goes_on)
         extra = self._check_extra(X, extra)
         classes, codes = np.unique(self._check_labels(X, y), return_inverse=True)
-        key = resolve_random_state(self.random_state)[1]
-        device = self._torch_device()
-        seeds = [device] if device.type == "cuda" else []
-        known = self._known(classes)
-        known_of_rows = [a for a in (X, codes, extra) if a is not None]
-        rows = RowBatch(*(torch.from_numpy(a).to(device) for a in known_of_rows))
-        order = stream(key, 0, 1).permutation(len(X))
-        n_held_out = -(-len(X) // 10) if self.early_stopping and len(X) > 1 else 0
-        learn, held_out = order[n_held_out:], rows[torch.from_numpy(order[:n_held_out]).to(device)]
-        with own_generators(int(key[0]) % 2**63, seeds):
-            learner, log = known or (self._make_learner(X, len(classes)), TrainingLog())
-            learner.to(device, self._tensor_maker().dtype).requires_grad_(True)
-            meta_train(
-                learner,
-                # The loop hands each batch to the learner and looks at none.
-                _batches(rows, learn, self.meta_batch_size, stream(key, 1, log.n_iter)),  # type: ignore[arg-type]
-                training_options(self),
-                log,
-                validate=(lambda: _accuracy(learner, held_out)) if n_held_out else None,
-            )
-        self._learner, self._log = learner.requires_grad_(False), log
-        self.classes_, self.n_iter_ = classes, log.n_iter
-        self.meta_loss_curve_, self.validation_scores_ = log.losses, log.validation_scores
-        return self
-
-    def _known(self, classes: NDArray[Any]) -> tuple[Any, TrainingLog] | None:
-        """Return copies of what to go on from; None to begin anew."""
-        if not self.warm_start or not hasattr(self, "_learner"):
-            return None
-        if not np.array_equal(classes, self.classes_):
+        if goes_on and not np.array_equal(classes, self.classes_):
             raise ValueError(
                 f"warm_start=True goes on with the classes {self.classes_.tolist()}, got "
                 f"{classes.tolist()}; set it to False to begin anew."
             )
-        return copy.deepcopy(self._learner), self._log.copy()
+        device = self._torch_device()
+        known_of_rows = [a for a in (X, codes, extra) if a is not None]
+        rows = RowBatch(*(torch.from_numpy(a).to(device) for a in known_of_rows))
+        learned = np.arange(len(X))
+        held_out = None
+        if self.early_stopping and len(X) > 1:
+            learned = stream(resolve_random_state(self.random_state)[1], 0, 1).permutation(learned)
+            n_held_out = -(-len(X) // 10)
+            learned, held_out = learned[n_held_out:], rows[learned[:n_held_out]]
+        self._train(
+            lambda: self._make_learner(X, len(classes)),
+            lambda rng: _batches(rows, learned, self.batch_size, rng),
+            None if held_out is None else partial(_score, rows=held_out),
+            learned={"classes_": classes},
+            anew=not goes_on,
+        )
+        return self
 
     def _check_labels(self, X: NDArray[Any], y: Any) -> NDArray[Any]:
         if y is None:
@@ -158,16 +137,13 @@ class SupervisedClassifier(ClassifierMixin, SharedParameters, BaseEstimator):
 
     def _outputs(self, X: Any) -> NDArray[np.float64]:
         """Return the score of each class [n_samples, C]."""
-        return check_finite(self._compute(X, self._predict_rows).double().numpy())
+        outputs = self._compute(X, lambda learner, x: learner(x))
+        return check_finite(outputs.double().numpy())
 
-    @staticmethod
-    def _predict_rows(learner: Any, x: Tensor) -> Tensor:
-        return learner(x)
-
-    def _compute(self, X: Any, compute: Any) -> Tensor:
-        """Return what is computed of checked rows, some of them at a time."""
-        check_is_fitted(self, "_learner")
-        x = torch.from_numpy(np.ascontiguousarray(self._check_rows(X, reset=False)))
+    def _compute(self, X: Any, compute: Callable[[Any, Tensor], Tensor]) -> Tensor:
+        """Return what the learner computes of checked rows, some of them at a time."""
+        self._check_trained()
+        x = torch.from_numpy(self._check_rows(X, reset=False))
         device = next(self._learner.parameters()).device
         with torch.no_grad():
             pieces = [compute(self._learner, part.to(device)).cpu() for part in x.split(_MOST_ROWS)]
@@ -219,11 +195,10 @@ class SupervisedClassifier(ClassifierMixin, SharedParameters, BaseEstimator):
         scores = self._outputs(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = super().__getstate__()
-        if "_learner" in state:
-            state["_learner"] = copy.deepcopy(state["_learner"]).cpu()
-        return state
+
+def _score(learner: Any, rows: RowBatch) -> float:
+    """Return minus the loss of rows."""
+    return -float(learner.meta_loss(rows))
 
 
 def _batches(
@@ -232,12 +207,6 @@ def _batches(
     """Yield batches of rows without end, in a new order every time round."""
     size = min(size, len(numbers))
     while True:
-        order = torch.from_numpy(rng.permutation(numbers)).to(rows.x.device)
-        for part in order.split(size):
-            if len(part) == size:
-                yield rows[part]
-
-
-def _accuracy(learner: Any, rows: RowBatch) -> float:
-    pieces = [learner(x) for x in rows.x.split(_MOST_ROWS)]
-    return float((torch.cat(pieces).argmax(dim=-1) == rows.y).double().mean())
+        order = rng.permutation(numbers)
+        for start in range(0, len(order) - size + 1, size):
+            yield rows[order[start : start + size]]

@@ -51,7 +51,7 @@ def test_what_breaks_a_law_is_reported_with_its_name():
         def partial_fit(self, X, y):
             return self.fit(X, y)
 
-    with pytest.raises(AssertionError, match="Forgetful breaks 1 of .*\n- check_partial_fit"):
+    with pytest.raises(AssertionError, match=r"Forgetful breaks 1 of .*\n- check_partial_fit"):
         check_sequence_estimator(Forgetful(**SMALL))
 
 

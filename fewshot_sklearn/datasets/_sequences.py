@@ -1,13 +1,11 @@
 """The algorithmic tasks that neural Turing machines were introduced with, as sequences.
 
-Each returns lists of arrays: inputs (length, n_inputs), and targets (length, n_outputs) that are NaN
-at the steps that do not count.
+Each returns lists of arrays: inputs (length, n_inputs), and targets (length, n_outputs) that are
+NaN at the steps that do not count.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fewshot_sklearn.datasets._base import check_count
 from fewshot_sklearn.tasks._random import RandomStateLike, resolve_random_state, stream
@@ -16,13 +14,14 @@ from fewshot_sklearn.tasks._ranges import CountOrRange, check_range, draw_count
 Sequences = tuple[list[NDArray[np.float64]], list[NDArray[np.float64]]]
 
 
-def _generators(n_sequences: int, random_state: RandomStateLike) -> list[np.random.Generator]:
+def generators(n_sequences: int, random_state: RandomStateLike) -> list[np.random.Generator]:
     """Return a generator for each sequence, which so depends on its number alone."""
     key = resolve_random_state(random_state)[1]
     return [stream(key, i, 0) for i in range(check_count("n_sequences", n_sequences))]
 
 
-def _bits(rng: np.random.Generator, *shape: int) -> NDArray[np.float64]:
+def random_bits(rng: np.random.Generator, *shape: int) -> NDArray[np.float64]:
+    """Return zeros and ones that are as likely."""
     return rng.integers(0, 2, size=shape).astype(np.float64)
 
 
@@ -86,8 +85,8 @@ def make_copy_sequences(
     low, high = check_range(lengths, "lengths", least=1)
     n_bits = check_count("n_bits", n_bits)
     X, y = [], []
-    for rng in _generators(n_sequences, random_state):
-        vectors = _bits(rng, draw_count(rng, low, high), n_bits)
+    for rng in generators(n_sequences, random_state):
+        vectors = random_bits(rng, draw_count(rng, low, high), n_bits)
         n = len(vectors)
         x, targets = np.zeros((2 * n + 1, n_bits + 1)), np.full((2 * n + 1, n_bits), np.nan)
         x[:n, :-1], x[n, -1] = vectors, 1
@@ -109,8 +108,8 @@ def make_repeat_copy_sequences(
     """Make sequences of random bits to be repeated a given number of times, then ended.
 
     The first L steps show L vectors of random bits, step L + 1 the number of repeats R in a channel
-    of its own. In the next R L steps, whose inputs are zero, the vectors are to be repeated R times,
-    and in the last step a marker that says that this is the end.
+    of its own. In the next R L steps, whose inputs are zero, the vectors are to be repeated R
+    times, and in the last step a marker that says that this is the end.
 
     Parameters
     ----------
@@ -173,9 +172,9 @@ def make_repeat_copy_sequences(
         counts = check_range(normalize_by, "normalize_by", least=1)
     known = np.arange(counts[0], counts[1] + 1)
     X, y = [], []
-    for rng in _generators(n_sequences, random_state):
+    for rng in generators(n_sequences, random_state):
         n, r = draw_count(rng, *length_range), draw_count(rng, *repeat_range)
-        vectors = _bits(rng, n, n_bits)
+        vectors = random_bits(rng, n, n_bits)
         x = np.zeros((n + 1 + r * n + 1, n_bits + 1))
         targets = np.full(x.shape, np.nan)
         x[:n, :-1], x[n, -1] = vectors, (r - known.mean()) / (known.std() or 1.0)
@@ -255,8 +254,8 @@ def make_associative_recall_sequences(
     low, high = check_range(n_items, "n_items", least=2)
     size, n_bits = check_count("item_length", item_length), check_count("n_bits", n_bits)
     X, y = [], []
-    for rng in _generators(n_sequences, random_state):
-        items = _bits(rng, draw_count(rng, low, high), size, n_bits)
+    for rng in generators(n_sequences, random_state):
+        items = random_bits(rng, draw_count(rng, low, high), size, n_bits)
         asked = rng.integers(len(items) - 1)
         n_shown = len(items) * (size + 1)
         x = np.zeros((n_shown + 2 + 2 * size, n_bits + 2))
@@ -269,130 +268,6 @@ def make_associative_recall_sequences(
         X.append(x)
         y.append(targets)
     return X, y
-
-
-def make_ngram_sequences(
-    n_sequences: int = 100,
-    *,
-    length: int = 200,
-    n_context: int = 5,
-    random_state: RandomStateLike = None,
-) -> Sequences:
-    """Make random bits, each of which depends on those before it in its sequence's own way.
-
-    Each sequence draws the probability of a one after each of the ``2 ** n_context`` contexts from
-    Beta(1/2, 1/2), then bit after bit; the first ``n_context`` bits are fair coins. The next bit is
-    to be predicted, so that what must be remembered is how often each context was followed by what.
-
-    Parameters
-    ----------
-    n_sequences : int, default=100
-        Number of sequences.
-    length : int, default=200
-        Bits of a sequence; more than ``n_context``.
-    n_context : int, default=5
-        Bits that the next one depends on: 5 for 6-grams.
-    random_state : int, Generator, RandomState or None, default=None
-        What every draw is a function of. The first sequences are the same however many there are.
-
-    Returns
-    -------
-    X : list of n_sequences ndarrays of shape (length - 1, 1)
-        All bits but the last.
-    y : list of n_sequences ndarrays of shape (length - 1, 1)
-        The next bit of each. NaN, so that they do not count, where that is a fair coin.
-
-    Raises
-    ------
-    ValueError
-        If a number is out of its range.
-
-    See Also
-    --------
-    ngram_optimal_proba : The best that can be predicted.
-
-    References
-    ----------
-    .. [1] Graves, Wayne and Danihelka (2014). "Neural Turing machines." arXiv:1410.5401.
-       Section 4.4.
-
-    Examples
-    --------
-    >>> from fewshot_sklearn.datasets import make_ngram_sequences
-    >>> X, y = make_ngram_sequences(2, length=8, n_context=2, random_state=0)
-    >>> X[0].ravel()
-    array([1., 1., 0., 1., 1., 1., 1.])
-    >>> y[0].ravel()
-    array([nan,  0.,  1.,  1.,  1.,  1.,  1.])
-    """
-    n_context = check_count("n_context", n_context)
-    length = check_count("length", length, minimum=n_context + 1)
-    X, y = [], []
-    for rng in _generators(n_sequences, random_state):
-        probabilities = rng.beta(0.5, 0.5, size=2**n_context)
-        bits = np.empty(length)
-        bits[:n_context] = _bits(rng, n_context)
-        draws, context = rng.random(length), _number(bits[:n_context])
-        for t in range(n_context, length):
-            bits[t] = draws[t] < probabilities[context]
-            context = (2 * context + int(bits[t])) % 2**n_context
-        targets = bits[1:, None].copy()
-        targets[: n_context - 1] = np.nan
-        X.append(bits[:-1, None])
-        y.append(targets)
-    return X, y
-
-
-def _number(bits: NDArray[np.float64]) -> int:
-    """Return the number that bits are in base two."""
-    return int(bits @ 2 ** np.arange(len(bits))[::-1])
-
-
-def ngram_optimal_proba(X: Sequence[ArrayLike], *, n_context: int = 5) -> list[NDArray[np.float64]]:
-    r"""Return the probabilities that the best predictor of :func:`make_ngram_sequences` gives.
-
-    It has seen the context c followed by a zero :math:`N_0` times and by a one :math:`N_1` times:
-
-    .. math:: P(1 \mid N_0, N_1, c) = \frac{N_1 + 1/2}{N_0 + N_1 + 1}
-
-    Parameters
-    ----------
-    X : list of n_sequences array-likes of shape (length, 1)
-        As :func:`make_ngram_sequences` returns them.
-    n_context : int, default=5
-        What they were made with.
-
-    Returns
-    -------
-    probabilities : list of n_sequences ndarrays of shape (length, 1)
-        Of a one in the next step; 1/2 where the context is not complete.
-
-    Raises
-    ------
-    ValueError
-        If ``n_context`` is out of its range.
-
-    Examples
-    --------
-    >>> from fewshot_sklearn.datasets import make_ngram_sequences, ngram_optimal_proba
-    >>> from fewshot_sklearn.metrics import bits_per_sequence
-    >>> X, y = make_ngram_sequences(1000, random_state=0)
-    >>> round(bits_per_sequence(y, ngram_optimal_proba(X)))
-    127
-    """
-    n_context = check_count("n_context", n_context)
-    probabilities = []
-    for x in X:
-        bits = np.asarray(x, dtype=np.int64).ravel()
-        counts, p, context = np.full((2**n_context, 2), 0.5), np.full(len(bits), 0.5), 0
-        for t, bit in enumerate(bits):
-            if t >= n_context:
-                counts[context, bit] += 1
-            context = (2 * context + bit) % 2**n_context
-            if t >= n_context - 1:
-                p[t] = counts[context, 1] / counts[context].sum()
-        probabilities.append(p[:, None])
-    return probabilities
 
 
 def make_priority_sort_sequences(
@@ -462,8 +337,8 @@ def make_priority_sort_sequences(
             f"n_outputs must be at most n_inputs={n_inputs}, the vectors shown; got {n_outputs}."
         )
     X, y = [], []
-    for rng in _generators(n_sequences, random_state):
-        vectors, priorities = _bits(rng, n_inputs, n_bits), rng.uniform(-1, 1, n_inputs)
+    for rng in generators(n_sequences, random_state):
+        vectors, priorities = random_bits(rng, n_inputs, n_bits), rng.uniform(-1, 1, n_inputs)
         x = np.zeros((n_inputs + n_outputs, n_bits + 1))
         x[:n_inputs, :-1], x[:n_inputs, -1] = vectors, priorities
         targets = np.full((len(x), n_bits), np.nan)

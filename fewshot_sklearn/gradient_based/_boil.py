@@ -145,8 +145,8 @@ class BOILRegressor(FewShotRegressor, DescentEstimator):
     >>> from fewshot_sklearn import BOILRegressor
     >>> from fewshot_sklearn.datasets import make_sinusoid_tasks
     >>> tasks = make_sinusoid_tasks(random_state=0)
-    >>> reg = BOILRegressor(max_iter=300, meta_learning_rate=0.01, random_state=0).meta_fit(tasks)
-    >>> X_support, y_support, X_query, y_query = tasks[0]
+    >>> reg = BOILRegressor(max_iter=300, meta_learning_rate=0.003, random_state=0).meta_fit(tasks)
+    >>> X_support, y_support, X_query, y_query = tasks[3]
     >>> reg.fit(X_support, y_support).score(X_query, y_query) > 0
     True
     """

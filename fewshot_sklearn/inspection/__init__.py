@@ -3,11 +3,13 @@
 from ._adaptation_curve import AdaptationCurveDisplay
 from ._episode import EpisodeDisplay
 from ._meta_learning_curve import MetaLearningCurveDisplay
+from ._presentation import PresentationDisplay
 from ._shot_curve import ShotCurveDisplay
 
 __all__ = [
     "AdaptationCurveDisplay",
     "EpisodeDisplay",
     "MetaLearningCurveDisplay",
+    "PresentationDisplay",
     "ShotCurveDisplay",
 ]

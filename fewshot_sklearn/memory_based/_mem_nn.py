@@ -192,7 +192,7 @@ class MemNNClassifier(StoryClassifier):
         Width of all vectors.
     margin : float, default=0.1
         How much better a right fact or answer must score than a wrong one.
-    %(shared_parameters)s
+    %(supervised_parameters)s
 
     Attributes
     ----------
@@ -200,12 +200,7 @@ class MemNNClassifier(StoryClassifier):
         The answers, sorted.
     n_features_in_ : int
         Number of rows of a story with its question.
-    n_iter_ : int
-        Iterations.
-    meta_loss_curve_ : list of float
-        The loss of every iteration.
-    validation_scores_ : list of (int, float)
-        Iteration and accuracy of every validation. The weights with the best are kept.
+    %(supervised_attributes)s
 
     See Also
     --------
@@ -214,8 +209,6 @@ class MemNNClassifier(StoryClassifier):
 
     Notes
     -----
-    Where the parameters that all estimators share speak of tasks, a task here is a question with
-    its story; ``backbone`` must be None. ``early_stopping`` holds out a tenth of the questions.
     Scores are trained to be in order; the probabilities, their softmax, are not true to
     frequencies.
 
@@ -254,7 +247,7 @@ class MemNNClassifier(StoryClassifier):
     embedding_size: int = 50
     margin: float = 0.1
     max_iter: int = 1000
-    meta_learning_rate: float = 0.01
+    learning_rate: float = 0.01
     schedule: str = "linear"
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {

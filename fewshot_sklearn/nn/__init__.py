@@ -8,6 +8,7 @@ from .covariance import COVARIANCES, Covariance
 from .dnc import DNCCell
 from .film import FiLM, embed_modulated, modulated_layers
 from .gaussian_process import GaussianProcess
+from .generated import GeneratedMLP, LayerGenerator
 from .graph import Adjacency, GraphConvolution
 from .heads import CosineHead, LinearHead
 from .inner_optimizers import InnerOptimizer, adam, minimize, sgd
@@ -30,6 +31,9 @@ from .relation import ConvRelation, DenseRelation
 from .sequence_learner import SequenceBatch, SequenceLearner
 from .sequential import IncrementalSequentialLearner, SequentialLearner
 from .support_rows import SupportRowsLearner
+from .table_attention import TableBlock
+from .table_batches import alike_tables
+from .table_cells import describe_columns, place_cells
 from .task_map import map_tasks, should_loop
 from .task_network import TaskNetwork
 
@@ -49,6 +53,7 @@ __all__ = [
     "FiLM",
     "FiLMContext",
     "GaussianProcess",
+    "GeneratedMLP",
     "GraphConvolution",
     "IncrementalRecurrentLearner",
     "IncrementalSequentialLearner",
@@ -56,6 +61,7 @@ __all__ = [
     "InputContext",
     "LRUMemoryCell",
     "LSTMCell",
+    "LayerGenerator",
     "Learner",
     "LinearHead",
     "LinearStartLearner",
@@ -67,11 +73,14 @@ __all__ = [
     "SequenceLearner",
     "SequentialLearner",
     "SupportRowsLearner",
+    "TableBlock",
     "TaskNetwork",
     "adam",
     "ages",
+    "alike_tables",
     "attend",
     "build_backbone",
+    "describe_columns",
     "embed_modulated",
     "embedding_size",
     "encode_sentences",
@@ -81,6 +90,7 @@ __all__ = [
     "minimize",
     "modulated_layers",
     "noisy_ages",
+    "place_cells",
     "sgd",
     "should_loop",
     "simplex_quadratic_program",

@@ -5,10 +5,11 @@ Shape letters: N sequences, M memory slots, W memory width, H heads, K shifts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-
-from .functional import pairwise_cosine
+from torch.autograd.function import once_differentiable
 
 
 def content_weights(memory: Tensor, keys: Tensor, strengths: Tensor | None = None) -> Tensor:
@@ -29,10 +30,50 @@ def content_weights(memory: Tensor, keys: Tensor, strengths: Tensor | None = Non
     -------
     weights : Tensor of shape (N, H, M)
     """
-    similarity = pairwise_cosine(keys, memory)
-    if strengths is not None:
-        similarity = strengths.unsqueeze(-1) * similarity
-    return similarity.softmax(dim=-1)
+    return _ContentWeights.apply(memory, keys, strengths)
+
+
+class _ContentWeights(torch.autograd.Function):
+    """:func:`content_weights` with its gradient written out, which passes over the memory twice."""
+
+    @staticmethod
+    def forward(ctx: Any, memory: Tensor, keys: Tensor, strengths: Tensor | None) -> Tensor:
+        """Return the weights."""
+        per_slot, per_key = _inverse_norms(memory), _inverse_norms(keys)
+        scale = per_key.unsqueeze(-1) * per_slot.unsqueeze(-2)
+        cosines = (keys @ memory.transpose(-1, -2)).mul_(scale)
+        scores = cosines if strengths is None else strengths.unsqueeze(-1) * cosines
+        weights = scores.softmax(dim=-1)
+        ctx.save_for_backward(memory, keys, strengths, per_slot, per_key, cosines, weights)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        r"""Return the gradients, with :math:`\hat a` for :math:`a / \lVert a \rVert`.
+
+        .. math:: \frac{d K}{d M} = \frac{\hat k - K \hat M}{\lVert M \rVert}, \quad
+            \frac{d K}{d k} = \frac{\hat M - K \hat k}{\lVert k \rVert}
+        """
+        memory, keys, strengths, per_slot, per_key, cosines, weights = ctx.saved_tensors
+        scores = weights * (gradient - (weights * gradient).sum(dim=-1, keepdim=True))
+        along = scores * cosines
+        d_strengths = None
+        if strengths is not None:
+            d_strengths = along.sum(dim=-1)
+            scores, along = (d * strengths.unsqueeze(-1) for d in (scores, along))
+        products = scores * (per_key.unsqueeze(-1) * per_slot.unsqueeze(-2))
+        shrink = along.sum(dim=-2).mul_(per_slot.square()).unsqueeze(-1)
+        d_memory = torch.baddbmm(memory * shrink, products.transpose(-1, -2), keys, beta=-1)
+        shrink = along.sum(dim=-1).mul_(per_key.square()).unsqueeze(-1)
+        d_keys = torch.baddbmm(keys * shrink, products, memory, beta=-1)
+        return d_memory, d_keys, d_strengths
+
+
+def _inverse_norms(rows: Tensor) -> Tensor:
+    """Return one over the norms of rows [..., D], and zero for a zero row, which has cosines 0."""
+    norms = rows.norm(dim=-1)
+    return torch.where(norms > 0, norms.reciprocal(), 0)
 
 
 def circular_shift(weights: Tensor, shifts: Tensor) -> Tensor:

@@ -46,23 +46,23 @@ class LSTMCell(nn.Module):
     ) -> None:
         super().__init__()
         self.n_outputs = n_hidden
-        widths = [n_hidden + n_reads] + [2 * n_hidden] * (n_layers - 1)
         self.inputs = nn.Linear(n_inputs, 4 * n_hidden)
-        self.recurrent = nn.ModuleList(
-            nn.Linear(width, 4 * n_hidden, bias=number > 0) for number, width in enumerate(widths)
+        self.recurrent = nn.Linear(n_hidden + n_reads, 4 * n_hidden, bias=False)
+        self.above = nn.ModuleList(
+            nn.Linear(2 * n_hidden, 4 * n_hidden) for _ in range(n_layers - 1)
         )
         self._forget_little()
 
     def _forget_little(self) -> None:
         """Begin with open forget gates, so that gradients reach far back."""
         n = self.n_outputs
-        for layer in (self.inputs, *self.recurrent[1:]):
+        for layer in (self.inputs, *self.above):
             nn.init.zeros_(layer.bias)
             nn.init.ones_(layer.bias[n : 2 * n])
 
     def initial_state(self, like: Tensor) -> CellState:
         """Return zeros [N, n_layers, n_hidden] for each row of ``like`` [N, *]."""
-        shape = (len(like), len(self.recurrent), self.n_outputs)
+        shape = (len(like), 1 + len(self.above), self.n_outputs)
         return {k: like.new_zeros(shape) for k in ("hidden", "cell")}
 
     def project(self, x: Tensor) -> Tensor:
@@ -75,9 +75,9 @@ class LSTMCell(nn.Module):
         """Take one step from a projected row [N, 4 n_hidden] and reads [N, n_reads]."""
         hidden, cell = state["hidden"].unbind(1), state["cell"].unbind(1)
         first = hidden[0] if reads is None else torch.cat([hidden[0], reads], dim=-1)
-        gates = torch.addmm(projected, first, self.recurrent[0].weight.t())
+        gates = torch.addmm(projected, first, self.recurrent.weight.t())
         layers = [_lstm(gates, cell[0])]
-        for layer, h, c in zip(self.recurrent[1:], hidden[1:], cell[1:], strict=True):
+        for layer, h, c in zip(self.above, hidden[1:], cell[1:], strict=True):
             layers.append(_lstm(layer(torch.cat([layers[-1][0], h], dim=-1)), c))
         hidden, cell = zip(*layers, strict=True)
         return hidden[-1], {"hidden": torch.stack(hidden, 1), "cell": torch.stack(cell, 1)}

@@ -193,7 +193,8 @@ class DNCCell(nn.Module):
         """Take one step from what :meth:`project` returned."""
         hidden, after = self.controller.step(projected, state, state["reads"].flatten(1))
         (
-            read_keys, read_strengths, modes, free_gates, key, add, erase, strength, allocate, write,
+            read_keys, read_strengths, modes, free_gates,
+            key, add, erase, strength, allocate, write,
         ) = self.interface(hidden).split(self.sizes, dim=-1)  # fmt: skip
         usage = next_usage(
             state["usage"],

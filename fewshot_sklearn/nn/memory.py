@@ -83,7 +83,7 @@ def lru_write(
     share = gate.sigmoid()
     weights = share * last_read + (1 - share) * marks.unsqueeze(-2)
     kept = memory * (1 - marks).unsqueeze(-1)
-    return kept + weights.transpose(-1, -2) @ keys, weights
+    return torch.baddbmm(kept, weights.transpose(-1, -2), keys), weights
 
 
 class LRUMemoryCell(nn.Module):

@@ -53,6 +53,8 @@ class RecurrentLearner(SequentialLearner):
         For inputs of D + C columns.
     n_outputs : int
         C.
+    output : nn.Module, optional
+        The cell's outputs to what is predicted; a linear layer if it is left out.
     **options
         Of :class:`SequentialLearner`.
 
@@ -62,11 +64,19 @@ class RecurrentLearner(SequentialLearner):
        ICANN.
     """
 
-    def __init__(self, backbone: nn.Module, cell: Any, n_outputs: int, **options: Any) -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        cell: Any,
+        n_outputs: int,
+        *,
+        output: nn.Module | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.backbone = backbone
         self.cell = cell
-        self.output = nn.Linear(cell.n_outputs, n_outputs)
+        self.output = output or nn.Linear(cell.n_outputs, n_outputs)
         self.n_outputs = n_outputs
 
     def read_sequence(
@@ -126,6 +136,48 @@ class IncrementalRecurrentLearner(IncrementalSequentialLearner, RecurrentLearner
     def read_on(self, state: State, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
         """Read on from where the state stands in the sequence."""
         return self.read_sequence(x, y, mask, state)[1]
+
+
+class MeanAndStd(nn.Linear):
+    """Map [..., n_inputs] to the means of C targets and, behind them, standard deviations.
+
+    Parameters
+    ----------
+    n_inputs : int
+        Width of the input.
+    n_targets : int
+        C.
+    """
+
+    # Of standardised targets; below it the likelihood has no bound.
+    least = 1e-3
+
+    def __init__(self, n_inputs: int, n_targets: int) -> None:
+        super().__init__(n_inputs, 2 * n_targets)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return means and standard deviations [..., 2 C]."""
+        mean, spread = super().forward(x).chunk(2, dim=-1)
+        return torch.cat([mean, self.least + F.softplus(spread)], dim=-1)
+
+
+def mixture_moments(outputs: Tensor, present: Tensor) -> Tensor:
+    """Return mean and standard deviation of the mixture of several orders' normal distributions.
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (T, R, Q, 2 C)
+        Means, then standard deviations.
+    present : Tensor
+        Not looked at.
+
+    Returns
+    -------
+    outputs : Tensor of shape (T, Q, 2 C)
+    """
+    means, stds = outputs.chunk(2, dim=-1)
+    variance = stds.square().mean(dim=1) + means.var(dim=1, correction=0)
+    return torch.cat([means.mean(dim=1), variance.sqrt()], dim=-1)
 
 
 def _labels_before(y: Tensor, mask: Tensor | None, first: Tensor) -> tuple[Tensor, Tensor]:

@@ -23,9 +23,21 @@ from fewshot_sklearn.tasks._rows import is_memory_mapped, n_rows
 from fewshot_sklearn.tasks._stream import StreamTasks
 from fewshot_sklearn.tasks._targets import ClassTargets, Columns, RealTargets
 from fewshot_sklearn.tasks._task import Task
-from fewshot_sklearn.tasks._tensors import RowStore, TensorMaker, cut_batches, stack, stack_rows
+from fewshot_sklearn.tasks._tensors import (
+    RowStore,
+    TensorMaker,
+    cut_batches,
+    stack,
+    stack_rows,
+    widen,
+)
 from fewshot_sklearn.tasks._tensors import TaskBatch as TaskBatch
-from fewshot_sklearn.tasks._validation import as_task, check_targets, describe
+from fewshot_sklearn.tasks._validation import (
+    as_task,
+    check_same_width,
+    check_targets,
+    describe,
+)
 
 # Tasks that are sorted by size at a time, when all of them are gone through.
 _WINDOW = 1000
@@ -62,6 +74,9 @@ class TaskLoader:
         Turns features as users have them into an array or CSR matrix, or raises.
     classifier : bool
         Whether labels are classes.
+    any_features : bool, default=False
+        Whether tasks may have different features; batches then have the most of any task, zero
+        where a task has none.
 
     Attributes
     ----------
@@ -85,9 +100,10 @@ class TaskLoader:
         read_support: ReadRows,
         read_query: ReadRows,
         classifier: bool,
+        any_features: bool = False,
     ) -> None:
         self.tasks = tasks
-        self._make, self._classifier = make, classifier
+        self._make, self._classifier, self._any_features = make, classifier, any_features
         self._read_support, self._read_query = read_support, read_query
         self._store = None
         if isinstance(tasks, IndexedTaskSet):
@@ -125,6 +141,8 @@ class TaskLoader:
             return known[1]
         task = as_task(candidate, i)
         where = describe(i, task.name)
+        if self._any_features:
+            check_same_width(task, task.X_support.shape[1:], i)
         x_support = _read(self._read_support, task.X_support, where)
         x_query = _read(self._read_query, task.X_query, where)
         for what, y in (("y_support", task.y_support), ("y_query", task.y_query)):
@@ -200,6 +218,8 @@ class TaskLoader:
             rows, mask = stack(parts)
             return self._store.gather(rows), self._make.mask(mask)
         dense = [p.toarray() if hasattr(p, "toarray") else p for p in parts]
+        if self._any_features:
+            dense = widen(dense)
         stacked, mask = stack(dense)
         return self._make.features(stacked), self._make.mask(mask)
 

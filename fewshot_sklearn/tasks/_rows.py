@@ -137,3 +137,12 @@ def _temporary_map(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]
     mapped = np.memmap(Path(folder) / "rows", dtype=dtype, mode="w+", shape=shape)
     weakref.finalize(mapped, shutil.rmtree, folder, ignore_errors=True)
     return mapped
+
+
+def check_flat(X: Any) -> None:
+    """Refuse rows that are not lists of features."""
+    if X.ndim != 2:
+        raise ValueError(
+            f"a row of X must be a list of features, got rows of the shape {tuple(X.shape[1:])}; "
+            "flatten them by X.reshape(len(X), -1)."
+        )

@@ -39,6 +39,14 @@ def stack_rows(
     return stacked, mask
 
 
+def widen(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+    """Give arrays [N_t, F_t] columns of zeros, so that all have as many as the widest."""
+    widest = max(array.shape[1] for array in arrays)
+    missing = [widest - array.shape[1] for array in arrays]
+    pairs = zip(arrays, missing, strict=True)
+    return [np.pad(array, ((0, 0), (0, n))) if n else array for array, n in pairs]
+
+
 class TensorMaker:
     """Turns numpy arrays into tensors of one device and dtype.
 

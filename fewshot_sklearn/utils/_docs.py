@@ -108,6 +108,23 @@ head : {"auto", "shared", "per_class"}, default="auto"
 n_orders : int, default=1
     In how many orders the support rows are read: their own, then fixed shuffles of it, whose
     predictions are averaged. The cost of a task grows with it. An adaptation parameter.""",
+    "neural_process_parameters": """\
+n_hidden : int, default=128
+    Width of the encodings and of all hidden layers.
+n_layers : int, default=3
+    Hidden layers of encoder and decoder.
+min_std : float, default=0.01
+    The smallest standard deviation that can be predicted, in units of the standardised targets.
+min_support_share : float, default=0.5
+    In every iteration of meta-training a random number of the support rows is learned from,
+    between this share of them and all, so that supports of several sizes are known. 0 begins at
+    one row, 1 takes all rows always.""",
+    "latent_process_parameters": """\
+n_latent : int, default=128
+    Width of the latent variable.
+n_latent_samples : int, default=32
+    Points that a prediction averages over; one is the mean of the latent variable alone. An
+    adaptation parameter.""",
     "regressor_parameters": """\
 normalize_y : bool, default=True
     Standardise targets with the mean and scale of the meta-training tasks' targets (of a

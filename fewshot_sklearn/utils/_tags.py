@@ -21,6 +21,8 @@ class FewShotTags:
         The outputs are means and, behind them, as many standard deviations.
     describes_classes : bool, default=False
         Support rows describe classes and may have other features than query rows.
+    any_features : bool, default=False
+        Tasks may have other features than the ones before; ``fit`` learns which its rows have.
     ignores_support : bool, default=False
         The support set changes no prediction among its classes.
     meta_trains : bool, default=True
@@ -32,5 +34,6 @@ class FewShotTags:
     transductive: bool = False
     spread: bool = False
     describes_classes: bool = False
+    any_features: bool = False
     ignores_support: bool = False
     meta_trains: bool = True

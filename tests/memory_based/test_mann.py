@@ -66,7 +66,7 @@ class NumPyMANN:
         w = self.w
         gates = w["controller.inputs.weight"] @ np.concatenate([x, label])
         gates += w["controller.inputs.bias"]
-        gates += w["controller.recurrent.0.weight"] @ np.concatenate([self.h, self.r.ravel()])
+        gates += w["controller.recurrent.weight"] @ np.concatenate([self.h, self.r.ravel()])
         i, f, g, o = gates.reshape(4, -1)
         self.c = sigmoid(f) * self.c + sigmoid(i) * np.tanh(g)
         self.h = sigmoid(o) * np.tanh(self.c)

@@ -1,8 +1,11 @@
 """What the recurrent cells have in common, in plain NumPy, for one sequence."""
 
 import numpy as np
+import torch
 from scipy.special import expit as sigmoid
 from scipy.special import softmax
+
+from fewshot_sklearn.nn import FeedForwardCell, LSTMCell
 
 
 def weights_of(cell):
@@ -21,11 +24,11 @@ class NumPyLSTM:
         for layer in range(len(self.h)):
             if layer == 0:
                 gates = self.w["inputs.weight"] @ x + self.w["inputs.bias"]
-                beside = np.concatenate([self.h[0], reads])
+                gates += self.w["recurrent.weight"] @ np.concatenate([self.h[0], reads])
             else:
-                gates = self.w[f"recurrent.{layer}.bias"].copy()
                 beside = np.concatenate([self.h[layer - 1], self.h[layer]])
-            gates = gates + self.w[f"recurrent.{layer}.weight"] @ beside
+                above = f"above.{layer - 1}"
+                gates = self.w[f"{above}.weight"] @ beside + self.w[f"{above}.bias"]
             i, f, g, o = gates.reshape(4, -1)
             self.c[layer] = sigmoid(f) * self.c[layer] + sigmoid(i) * np.tanh(g)
             self.h[layer] = sigmoid(o) * np.tanh(self.c[layer])
@@ -43,6 +46,11 @@ class NumPyFeedForward:
         return np.tanh(a)
 
 
+def controller_of(cell):
+    """Return the class that a memory cell's controller is in NumPy."""
+    return {LSTMCell: NumPyLSTM, FeedForwardCell: NumPyFeedForward}[type(cell.controller)]
+
+
 def cosine(key, memory):
     """Return the cosines of a key with every slot, zero where a slot is."""
     norms = np.linalg.norm(key) * np.linalg.norm(memory, axis=1)
@@ -55,8 +63,6 @@ def by_content(key, strength, memory):
 
 def assert_the_cell_is(cell, reference, *, n_steps, n_inputs, names):
     """Compare outputs and named states of two sequences with a NumPy class made for each."""
-    import torch
-
     x = np.random.default_rng(0).normal(size=(n_steps, 2, n_inputs))
     state = cell.initial_state(torch.zeros(2, 1, dtype=torch.float64))
     references = [reference(cell), reference(cell)]

@@ -11,6 +11,7 @@ from fewshot_sklearn.nn.addressing import (
     erase_and_add,
     sharpen,
 )
+from fewshot_sklearn.nn.functional import pairwise_cosine
 
 N, M, W, H = 2, 7, 3, 2
 
@@ -28,6 +29,27 @@ def test_strength_divides_looking_everywhere_from_looking_at_the_most_alike():
     expected = torch.zeros_like(sharp)
     expected[:, 0, 2] = expected[:, 1, 4] = 1
     torch.testing.assert_close(sharp, expected)
+
+
+@pytest.mark.parametrize("with_strengths", [False, True])
+def test_the_written_out_gradient_by_content_is_that_of_the_formula(with_strengths):
+    """Where a slot is zero its cosine is zero, and no gradient goes there."""
+    memory, keys = normal(N, M, W), normal(N, H, W, seed=1)
+    memory[0, 2] = 0
+    inputs = [memory, keys, *([normal(N, H, seed=2).exp()] if with_strengths else [])]
+    inputs = [a.requires_grad_() for a in inputs]
+    direction = normal(N, H, M, seed=3)
+    got = content_weights(*inputs)
+    strengths = inputs[2].unsqueeze(-1) if with_strengths else 1
+    expected = (strengths * pairwise_cosine(keys, memory)).softmax(dim=-1)
+    torch.testing.assert_close(got, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad((got * direction).sum(), inputs),
+        torch.autograd.grad((expected * direction).sum(), inputs),
+        strict=True,
+    ):
+        kept = (memory != 0) if ours.shape == memory.shape else torch.ones_like(ours)
+        torch.testing.assert_close(ours, theirs * kept)
 
 
 @pytest.mark.parametrize("shift", [-2, -1, 0, 1, 2])

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from fewshot_sklearn.nn.controllers import FeedForwardCell, LSTMCell
-
-from ._numpy_cells import NumPyFeedForward, NumPyLSTM, assert_the_cell_is, weights_of
+from tests.nn._numpy_cells import NumPyFeedForward, NumPyLSTM, assert_the_cell_is, weights_of
 
 
 @pytest.mark.parametrize("n_layers", [1, 3])
@@ -26,7 +25,7 @@ def test_an_lstm_is_that_of_torch():
     with torch.no_grad():
         other.weight_ih.copy_(cell.inputs.weight)
         other.bias_ih.copy_(cell.inputs.bias)
-        other.weight_hh.copy_(cell.recurrent[0].weight)
+        other.weight_hh.copy_(cell.recurrent.weight)
         other.bias_hh.zero_()
     x = torch.randn(4, 2, 3, dtype=torch.float64)
     state, theirs = cell.initial_state(x[0]), None
@@ -53,5 +52,5 @@ def test_a_controller_is_its_equations(cell):
 
 def test_forget_gates_begin_open():
     cell = LSTMCell(3, 5, n_layers=2)
-    for layer in (cell.inputs, cell.recurrent[1]):
+    for layer in (cell.inputs, cell.above[0]):
         assert layer.bias.view(4, 5)[1].eq(1).all()

@@ -10,8 +10,7 @@ from scipy.special import softmax
 
 from fewshot_sklearn.nn import DNCCell
 from fewshot_sklearn.nn.dnc import allocation_weights, linked_read_weights, next_links
-
-from ._numpy_cells import NumPyFeedForward, NumPyLSTM, assert_the_cell_is, by_content, weights_of
+from tests.nn._numpy_cells import assert_the_cell_is, by_content, controller_of, weights_of
 
 M, W, H = 6, 3, 2  # slots, their width, read heads
 
@@ -35,8 +34,7 @@ class NumPyDNC:
 
     def __init__(self, cell):
         self.w = w = weights_of(cell)
-        make = NumPyLSTM if "controller.recurrent.0.weight" in w else NumPyFeedForward
-        self.controller = make(w, prefix="controller.")
+        self.controller = controller_of(cell)(w, prefix="controller.")
         self.memory, self.L = np.zeros((M, W)), np.zeros((M, M))
         self.u, self.p = np.zeros((2, M))
         self.w_r, self.w_w, self.r = np.zeros((H, M)), np.zeros((1, M)), np.zeros((H, W))

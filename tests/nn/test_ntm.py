@@ -7,8 +7,7 @@ from scipy.special import expit as sigmoid
 from scipy.special import softmax
 
 from fewshot_sklearn.nn import NTMCell
-
-from ._numpy_cells import NumPyFeedForward, NumPyLSTM, assert_the_cell_is, by_content, weights_of
+from tests.nn._numpy_cells import assert_the_cell_is, by_content, controller_of, weights_of
 
 M, W, R = 7, 3, 2  # slots, their width, how far a head may move
 
@@ -40,8 +39,7 @@ class NumPyHead:
 class NumPyNTM:
     def __init__(self, cell):
         w = weights_of(cell)
-        make = NumPyLSTM if "controller.recurrent.0.weight" in w else NumPyFeedForward
-        self.controller = make(w, prefix="controller.")
+        self.controller = controller_of(cell)(w, prefix="controller.")
         self.memory = np.full((M, W), 1e-6)
         self.r = w["start"]
         self.readers, self.writers = (

@@ -40,7 +40,7 @@ def test_those_of_stories_are_a_kind_of_their_own():
     names = ["MemNNClassifier", "StoryMemN2NClassifier", "StoryVectorizer"]
     assert [name for name, _ in all_estimators(kind="story")] == names
     assert [name for name, _ in all_estimators("classifier", kind="story")] == names[:2]
-    with pytest.raises(ValueError, match="kind must be one of .* got 'poem'"):
+    with pytest.raises(ValueError, match="kind must be one of"):
         all_estimators(kind="poem")
 
 

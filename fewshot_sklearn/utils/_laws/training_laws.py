@@ -262,6 +262,8 @@ def check_meta_fit_refuses_nonsense(subject: Subject) -> None:
         nonsense["text for targets"] = [(X_support, y_support, X_query, text)]
     if subject.tags.describes_classes:
         del nonsense["query rows of another width"]
+    if subject.tags.any_features:
+        del nonsense["tasks of different widths"]
     for name, tasks in nonsense.items():
         require_error(
             lambda tasks=tasks: subject.new().meta_fit(tasks),  # type: ignore[misc]
