@@ -98,7 +98,6 @@ class MemorySequenceEstimator(SupervisedEstimator):
     controller: str = "lstm"
     n_layers: int = 1
 
-    _learner: Any
     # What all_estimators lists it under.
     _kind: ClassVar[str] = "sequence"
     _output_loss: ClassVar[Callable[..., Tensor]]
@@ -246,10 +245,11 @@ class MemorySequenceEstimator(SupervisedEstimator):
             raise ValueError(
                 "memory='lstm' has no slots whose weights could be traced; use 'ntm' or 'dnc'."
             )
+        learner: Any = self._learner
         x = check_inputs([x], NUMPY_DTYPES[self.precision], self.n_features_in_)[0]
         with torch.no_grad():
             rows = self._maker_of_trained().features(x[None])
-            raw, seen = self._learner.run(rows, _weights)
+            raw, seen = learner.run(rows, _weights)
         read, write = (torch.cat(w).double().cpu().numpy() for w in zip(*seen, strict=True))
         outputs = self._decode(raw[0].double().cpu().numpy())
         return Bunch(outputs=outputs, read_weights=read, write_weights=write)
