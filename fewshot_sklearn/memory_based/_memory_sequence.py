@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -181,9 +182,9 @@ class MemorySequenceEstimator(SupervisedEstimator):
         )
         return self
 
+    @abstractmethod
     def _describe(self, targets: Arrays) -> dict[str, Any]:
         """Return the attributes that the targets teach; refuse targets that are none."""
-        raise NotImplementedError
 
     def _encode(self, targets: Arrays, learned: dict[str, Any]) -> Arrays:
         """Return targets as the network learns them."""
@@ -254,9 +255,9 @@ class MemorySequenceEstimator(SupervisedEstimator):
         outputs = self._decode(raw[0].double().cpu().numpy())
         return Bunch(outputs=outputs, read_weights=read, write_weights=write)
 
+    @abstractmethod
     def _decode(self, raw: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return probabilities or means from raw outputs."""
-        raise NotImplementedError
 
     def _shaped(self, outputs: Arrays) -> Arrays:
         """Return outputs in the shape that targets had."""
