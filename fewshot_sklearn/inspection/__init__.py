@@ -2,6 +2,7 @@
 
 from ._adaptation_curve import AdaptationCurveDisplay
 from ._episode import EpisodeDisplay
+from ._memory import MemoryDisplay
 from ._meta_learning_curve import MetaLearningCurveDisplay
 from ._presentation import PresentationDisplay
 from ._shot_curve import ShotCurveDisplay
@@ -9,6 +10,7 @@ from ._shot_curve import ShotCurveDisplay
 __all__ = [
     "AdaptationCurveDisplay",
     "EpisodeDisplay",
+    "MemoryDisplay",
     "MetaLearningCurveDisplay",
     "PresentationDisplay",
     "ShotCurveDisplay",

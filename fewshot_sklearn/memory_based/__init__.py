@@ -14,6 +14,7 @@ from ._memory_module import MemoryModuleClassifier
 from ._meta_net import MetaNetClassifier
 from ._neural_statistician import NeuralStatisticianClassifier
 from ._ntm import NTMClassifier, NTMRegressor
+from ._ntm_sequence import NTMSequenceClassifier, NTMSequenceRegressor
 from ._snail import SNAILClassifier
 from ._story_mem_n2n import StoryMemN2NClassifier
 from ._story_vectorizer import StoryVectorizer
@@ -38,6 +39,8 @@ __all__ = [
     "NPRegressor",
     "NTMClassifier",
     "NTMRegressor",
+    "NTMSequenceClassifier",
+    "NTMSequenceRegressor",
     "NeuralStatisticianClassifier",
     "SNAILClassifier",
     "StoryMemN2NClassifier",

@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 
 _PACKAGE = __name__.partition(".")[0]
 _FAMILIES = ("baselines", "gradient_based", "memory_based", "metric_based")
-KINDS = ("few_shot", "story")
+KINDS = ("few_shot", "sequence", "story")
 _MIXINS: dict[str, type] = {"classifier": ClassifierMixin, "regressor": RegressorMixin}
 
 
@@ -24,8 +24,8 @@ def all_estimators(
     ----------
     type_filter : {"classifier", "regressor"} or None, default=None
         Which type of estimator to return; None returns all.
-    kind : {"few_shot", "story"}, default="few_shot"
-        What they are fitted to: the support set of a task, or stories with questions.
+    kind : {"few_shot", "sequence", "story"}, default="few_shot"
+        What they are fitted to: the support set of a task, sequences, or stories with questions.
 
     Returns
     -------

@@ -15,6 +15,7 @@ from fewshot_sklearn.utils._laws import (
     data_laws,
     incremental_laws,
     learner_laws,
+    sequence_laws,
     state_laws,
     training_laws,
 )
@@ -23,8 +24,11 @@ from fewshot_sklearn.utils._laws._subject import Subject
 __all__ = [
     "FewShotCheck",
     "check_fewshot_estimator",
+    "check_sequence_estimator",
     "fewshot_checks",
     "parametrize_with_fewshot_checks",
+    "parametrize_with_sequence_checks",
+    "sequence_checks",
 ]
 
 
@@ -38,6 +42,8 @@ class FewShotCheck:
         Raises an AssertionError that says what must hold and by how much it does not.
     n_features : int, default=8
         Width of the rows that it generates.
+    subject : callable, default=Subject
+        Makes what the law is about of the estimator and the width.
 
     Examples
     --------
@@ -47,8 +53,9 @@ class FewShotCheck:
     >>> checks["check_support_order_does_not_matter"](ProtoNetClassifier())
     """
 
-    law: Callable[[Subject], None]
+    law: Callable[[Any], None]
     n_features: int = 8
+    subject: Callable[[Any, int], Any] = Subject
 
     @property
     def __name__(self) -> str:
@@ -56,7 +63,7 @@ class FewShotCheck:
 
     def __call__(self, estimator: Any) -> None:
         """Hold an estimator, which stays as it is, to the law."""
-        self.law(Subject(estimator, self.n_features))
+        self.law(self.subject(estimator, self.n_features))
 
 
 def fewshot_checks(*, n_features: int = 8) -> list[FewShotCheck]:
@@ -73,12 +80,30 @@ def fewshot_checks(*, n_features: int = 8) -> list[FewShotCheck]:
     checks : list of FewShotCheck
     """
     modules = (learner_laws, incremental_laws, training_laws, state_laws, data_laws)
+    return [FewShotCheck(law, n_features) for module in modules for law in _laws(module)]
+
+
+def sequence_checks(*, n_features: int = 3) -> list[FewShotCheck]:
+    """Return every check of estimators from sequences to sequences.
+
+    Parameters
+    ----------
+    n_features : int, default=3
+        Inputs a step of the generated sequences.
+
+    Returns
+    -------
+    checks : list of FewShotCheck
+    """
     return [
-        FewShotCheck(law, n_features)
-        for module in modules
-        for name, law in inspect.getmembers(module, inspect.isfunction)
-        if name.startswith("check_")
+        FewShotCheck(law, n_features, sequence_laws.SequenceSubject) for law in _laws(sequence_laws)
     ]
+
+
+def _laws(module: Any) -> list[Callable[[Any], None]]:
+    """Return the laws that a module has."""
+    members = inspect.getmembers(module, inspect.isfunction)
+    return [law for name, law in members if name.startswith("check_")]
 
 
 def check_fewshot_estimator(estimator: Any, *, n_features: int = 8) -> None:
@@ -107,7 +132,40 @@ def check_fewshot_estimator(estimator: Any, *, n_features: int = 8) -> None:
     >>> check_fewshot_estimator(ProtoNetClassifier())  # doctest: +SKIP
     """
     _require_instance(estimator)
-    checks = fewshot_checks(n_features=n_features)
+    _hold(estimator, fewshot_checks(n_features=n_features))
+
+
+def check_sequence_estimator(estimator: Any, *, n_features: int = 3) -> None:
+    """Hold an estimator from sequences to sequences to every law and report all that it breaks.
+
+    Parameters
+    ----------
+    estimator : estimator
+        An instance, such as ``NTMSequenceClassifier()``. It stays as it is.
+    n_features : int, default=3
+        Inputs a step of the generated sequences.
+
+    Raises
+    ------
+    AssertionError
+        When a law is broken; the message lists all that are.
+
+    See Also
+    --------
+    parametrize_with_sequence_checks : One test for each law.
+
+    Examples
+    --------
+    >>> from fewshot_sklearn import NTMSequenceClassifier
+    >>> from fewshot_sklearn.utils.estimator_checks import check_sequence_estimator
+    >>> check_sequence_estimator(NTMSequenceClassifier())  # doctest: +SKIP
+    """
+    _require_sequence_instance(estimator)
+    _hold(estimator, sequence_checks(n_features=n_features))
+
+
+def _hold(estimator: Any, checks: list[FewShotCheck]) -> None:
+    """Hold an estimator to checks and report all that it breaks."""
     failures: list[tuple[str, Exception]] = []
     for check in checks:
         try:
@@ -152,12 +210,51 @@ def parametrize_with_fewshot_checks(estimators: Iterable[Any], *, n_features: in
     ... def test_protonet_keeps_the_laws(estimator, check):
     ...     check(estimator)
     """
-    import pytest
-
-    checks = fewshot_checks(n_features=n_features)
-    pairs = []
+    estimators = list(estimators)
     for estimator in estimators:
         _require_instance(estimator)
+    return _parametrize(estimators, fewshot_checks(n_features=n_features))
+
+
+def parametrize_with_sequence_checks(estimators: Iterable[Any], *, n_features: int = 3) -> Any:
+    """Make a pytest decorator that gives a test every pair of estimator and check of sequences.
+
+    Parameters
+    ----------
+    estimators : iterable of estimators
+        Instances.
+    n_features : int, default=3
+        Inputs a step of the generated sequences.
+
+    Returns
+    -------
+    decorator : pytest.mark.parametrize
+        Of the arguments ``estimator`` and ``check``.
+
+    See Also
+    --------
+    check_sequence_estimator : All laws in one call, without pytest.
+
+    Examples
+    --------
+    >>> from fewshot_sklearn import NTMSequenceClassifier
+    >>> from fewshot_sklearn.utils.estimator_checks import parametrize_with_sequence_checks
+    >>> @parametrize_with_sequence_checks([NTMSequenceClassifier()])
+    ... def test_the_machine_keeps_the_laws(estimator, check):
+    ...     check(estimator)
+    """
+    estimators = list(estimators)
+    for estimator in estimators:
+        _require_sequence_instance(estimator)
+    return _parametrize(estimators, sequence_checks(n_features=n_features))
+
+
+def _parametrize(estimators: list[Any], checks: list[FewShotCheck]) -> Any:
+    """Make a pytest decorator of every pair of estimator and check."""
+    import pytest
+
+    pairs = []
+    for estimator in estimators:
         pairs += [pytest.param(estimator, check, id=_id(estimator, check)) for check in checks]
     return pytest.mark.parametrize(("estimator", "check"), pairs)
 
@@ -175,4 +272,12 @@ def _require_instance(estimator: Any) -> None:
         raise TypeError(
             "the checks take instances of few-shot classifiers and regressors, such as "
             f"ProtoNetClassifier(), got {got}."
+        )
+
+
+def _require_sequence_instance(estimator: Any) -> None:
+    if isinstance(estimator, type) or not hasattr(estimator, "partial_fit"):
+        raise TypeError(
+            "the checks take instances of estimators from sequences to sequences, such as "
+            f"NTMSequenceClassifier(), got {estimator!r}."
         )

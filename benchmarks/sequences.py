@@ -1,0 +1,162 @@
+"""How networks with a memory learn to copy, by the sequences that they have seen.
+
+    python benchmarks/sequences.py train copy ntm
+    python benchmarks/sequences.py train copy lstm
+    python benchmarks/sequences.py plot copy
+
+``train`` fits on 30,000 generated sequences, each seen once, eight at a time. Its curve is the loss
+of every sequence before it was learned from, in bits a sequence; the costs at each length are those
+of 200 further sequences. Adam with a constant step size. Writes
+``benchmarks/results/sequences_<task>_<memory>.json``; ``plot`` draws what is there and writes the
+table of the documentation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewshot_sklearn import NTMSequenceClassifier
+from fewshot_sklearn.datasets import (
+    make_associative_recall_sequences,
+    make_copy_sequences,
+    make_priority_sort_sequences,
+    make_repeat_copy_sequences,
+)
+from fewshot_sklearn.metrics import bits_per_sequence, wrong_bits_per_sequence
+
+RESULTS = Path(__file__).parent / "results"
+N_SEQUENCES, BATCH, SEED = 30_000, 8, 0
+TASKS = {
+    "copy": (make_copy_sequences, "lengths", (5, 10, 20, 30, 40)),
+    "repeat_copy": (make_repeat_copy_sequences, "lengths", (5, 10)),
+    "associative_recall": (make_associative_recall_sequences, "n_items", (4, 6, 10)),
+    "priority_sort": (make_priority_sort_sequences, None, ()),
+}
+SHARED = {
+    "batch_size": BATCH,
+    "max_iter": N_SEQUENCES // BATCH,
+    "clip_norm": 10.0,
+    "random_state": SEED,
+}
+MEMORIES = {
+    "ntm": NTMSequenceClassifier(controller="feedforward", learning_rate=1e-3, **SHARED),
+    "dnc": NTMSequenceClassifier(
+        memory="dnc", controller="feedforward", n_slots=64, learning_rate=1e-3, **SHARED
+    ),
+    "lstm": NTMSequenceClassifier(
+        memory="lstm", n_hidden=256, n_layers=2, learning_rate=1e-3, **SHARED
+    ),
+}
+
+
+def train(task: str, memory: str) -> None:
+    """Fit one network, score it at each length, and write what was found."""
+    make, parameter, sizes = TASKS[task]
+    X, y = make(N_SEQUENCES, random_state=SEED)
+    clf = MEMORIES[memory]
+    begin, used = time.time(), time.process_time()
+    clf.fit(X, y)
+    seconds, processor = time.time() - begin, time.process_time() - used
+    mean_bits = np.mean([(~np.isnan(targets)).sum() for targets in y])
+    losses = np.array(clf.loss_curve_) / np.log(2) * mean_bits
+    window = 50
+    curve = losses[: len(losses) // window * window].reshape(-1, window).mean(axis=1)
+    record: dict[str, Any] = {
+        "task": task,
+        "memory": memory,
+        "estimator": " ".join(repr(clf).split()),
+        "sequences": N_SEQUENCES,
+        "seconds": round(seconds),
+        "processor seconds": round(processor),
+        "seed": SEED,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread",
+        "torch": torch.__version__,
+        "curve": [
+            [(i + 1) * window * BATCH, round(float(cost), 3)] for i, cost in enumerate(curve)
+        ],
+        "bits a sequence": {},
+    }
+    for size in sizes:
+        X, y = make(200, **{parameter: size}, random_state=SEED + 1)
+        costs = [
+            bits_per_sequence([targets], [p])
+            for targets, p in zip(y, clf.predict_proba(X), strict=True)
+        ]
+        half = 1.96 * np.std(costs, ddof=1) / len(costs) ** 0.5
+        record["bits a sequence"][str(size)] = {
+            "cost": round(float(np.mean(costs)), 2),
+            "ci95": round(float(half), 2),
+            "wrong bits": round(wrong_bits_per_sequence(y, clf.predict(X)), 2),
+        }
+    path = RESULTS / f"sequences_{task}_{memory}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def plot(task: str) -> None:
+    """Draw the curves that were recorded, and write the table of costs."""
+    import matplotlib.pyplot as plt
+
+    records = [
+        json.loads(path.read_text())
+        for memory in MEMORIES
+        if (path := RESULTS / f"sequences_{task}_{memory}.json").exists()
+    ]
+    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
+    for record in records:
+        seen, cost = np.array(record["curve"]).T
+        left.plot(seen, cost, label=record["memory"].upper())
+        sizes = record["bits a sequence"]
+        right.plot([int(s) for s in sizes], [v["cost"] for v in sizes.values()], ".-")
+    left.set(xlabel="sequences seen", ylabel="bits a sequence", ylim=(0, None))
+    right.set(
+        xlabel="length", ylabel="bits a sequence, afterwards", yscale="symlog", ylim=(0, None)
+    )
+    left.legend()
+    fig.savefig(RESULTS / f"sequences_{task}.png", dpi=100)
+    write_table(task, records)
+
+
+def write_table(task: str, records: list[dict[str, Any]]) -> None:
+    """Write the costs by length as the documentation shows them."""
+    sizes = list(records[0]["bits a sequence"])
+    rows = [["", *(f"length {size}" for size in sizes), "wrong bits at the last", "minutes"]]
+    for record in records:
+        found = record["bits a sequence"]
+        rows.append(
+            [
+                record["memory"].upper(),
+                *(f"{found[s]['cost']} ± {found[s]['ci95']}" for s in sizes),
+                str(found[sizes[-1]]["wrong bits"]),
+                f"{record['processor seconds'] / 60:.1f}",
+            ]
+        )
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
+    (RESULTS / f"sequences_{task}.rst").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("action", choices=["train", "plot"])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("memory", choices=MEMORIES, nargs="?")
+    arguments = parser.parse_args()
+    if arguments.action == "train":
+        train(arguments.task, arguments.memory)
+    else:
+        plot(arguments.task)
+
+
+if __name__ == "__main__":
+    main()
