@@ -111,7 +111,8 @@ class StoryVectorizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
 
         Returns
         -------
-        X : ndarray of shape (n_samples, 1 + n_sentences_, n_words_)
+        X : ndarray of shape (n_samples, 1 + n_sentences, n_words)
+            As many sentences and words as ``n_sentences_`` and ``n_words_`` say.
         """
         self._validate_params()
         samples = self._tokenize(X)
@@ -136,7 +137,8 @@ class StoryVectorizer(TransformerMixin, BaseEstimator, auto_wrap_output_keys=Non
 
         Returns
         -------
-        X : ndarray of shape (n_samples, 1 + n_sentences_, n_words_)
+        X : ndarray of shape (n_samples, 1 + n_sentences, n_words)
+            As many sentences and words as ``n_sentences_`` and ``n_words_`` say.
         """
         check_is_fitted(self, "vocabulary_")
         return self._to_array(self._tokenize(X))
