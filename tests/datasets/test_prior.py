@@ -136,3 +136,8 @@ def test_levels_are_few_and_noise_keeps_its_values():
 def test_a_wrong_parameter_is_answered_with_a_sentence(parameters, sentence):
     with pytest.raises(ValueError, match=sentence):
         make_prior_tasks(**parameters)
+
+
+def test_every_support_set_has_two_classes():
+    tasks = make_prior_tasks(400, n_classes=(2, 3), n_support=(4, 8), random_state=0)
+    assert all(len(np.unique(task.y_support)) > 1 for task in tasks)
