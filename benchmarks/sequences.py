@@ -5,8 +5,9 @@
     python benchmarks/sequences.py plot copy
 
 ``train`` fits on 30,000 generated sequences, each seen once, eight at a time. Its curve is the loss
-of every sequence before it was learned from, in bits a sequence; the costs at each length are those
-of 200 further sequences. Adam with a constant step size. Writes
+of a bit, before it was learned from, times the mean number of bits of a sequence; batches are of
+like length and weigh alike, so that long sequences weigh less in it than in a cost a sequence. The
+costs at each length are those of 200 further sequences. Adam with a constant step size. Writes
 ``benchmarks/results/sequences_<task>_<memory>.json``; ``plot`` draws what is there and writes the
 table of the documentation.
 """
@@ -116,7 +117,7 @@ def plot(task: str) -> None:
         left.plot(seen, cost, label=record["memory"].upper())
         sizes = record["bits a sequence"]
         right.plot([int(s) for s in sizes], [v["cost"] for v in sizes.values()], ".-")
-    left.set(xlabel="sequences seen", ylabel="bits a sequence", ylim=(0, None))
+    left.set(xlabel="sequences seen", ylabel="loss a bit × bits a sequence", ylim=(0, None))
     right.set(
         xlabel="length", ylabel="bits a sequence, afterwards", yscale="symlog", ylim=(0, None)
     )
