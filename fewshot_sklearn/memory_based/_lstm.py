@@ -129,7 +129,7 @@ class LSTMRegressor(_LSTMEstimator, RecurrentRegressor):
     >>> from fewshot_sklearn.datasets import make_sinusoid_tasks
     >>> tasks = make_sinusoid_tasks(random_state=0)
     >>> reg = LSTMRegressor(max_iter=300, random_state=0).meta_fit(tasks)
-    >>> X_support, y_support, X_query, y_query = tasks[0]
+    >>> X_support, y_support, X_query, y_query = tasks[4]
     >>> reg.fit(X_support, y_support).score(X_query, y_query) > 0.5
     True
     """
