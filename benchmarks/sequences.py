@@ -82,11 +82,11 @@ MEMORIES = {
 }
 
 
-def train(task: str, memory: str) -> None:
+def train(task: str, memory: str, max_time: float | None = None) -> None:
     """Fit one network, score it at each length, and write what was found."""
     make, training, tests = TASKS[task]
     X, y = make(N_SEQUENCES, **training, random_state=SEED)
-    clf = MEMORIES[memory]
+    clf = MEMORIES[memory].set_params(max_time=max_time)
     begin, used = time.time(), time.process_time()
     clf.fit(X, y)
     seconds, processor = time.time() - begin, time.process_time() - used
@@ -98,7 +98,7 @@ def train(task: str, memory: str) -> None:
         "task": task,
         "memory": memory,
         "estimator": " ".join(repr(clf).split()),
-        "sequences": N_SEQUENCES,
+        "sequences": clf.n_iter_ * BATCH,
         "seconds": round(seconds),
         "processor seconds": round(processor),
         "seed": SEED,
@@ -186,9 +186,10 @@ def main() -> None:
     parser.add_argument("action", choices=["train", "plot"])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("memory", choices=MEMORIES, nargs="?")
+    parser.add_argument("--max-time", type=float, help="seconds after which training stops")
     arguments = parser.parse_args()
     if arguments.action == "train":
-        train(arguments.task, arguments.memory)
+        train(arguments.task, arguments.memory, arguments.max_time)
     else:
         plot(arguments.task)
 
