@@ -159,6 +159,8 @@ class MemoryDisplay:
         for axes, shown, what in zip(self.axes_, weights, ("written", "read"), strict=True):
             self.images_.append(axes.imshow(shown[low:high], **style))
             axes.set(title=what, xlabel="step")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.get_major_locator().set_params(integer=True)
         self.axes_[0].set_ylabel("slot")
         name = self.name if name is None else name
         if ax is None and name is not None:
