@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _tables import list_table
 from scipy.stats import binomtest
 
 from fewshot_sklearn import MemNNClassifier, StoryMemN2NClassifier, StoryVectorizer
@@ -117,32 +118,22 @@ def main(options: argparse.Namespace) -> None:
 
 def write_table() -> None:
     """Write the figures of both methods as a table for the documentation."""
-    lines = [
-        ".. list-table::",
-        "   :header-rows: 1",
-        "   :widths: 40 15 15 15 15",
-        "",
-        "   * - test error, per cent",
-        *(f"     - task {task}" for task in N_FACTS),
-    ]
+    rows = [["test error, per cent", *(f"task {task}" for task in N_FACTS)]]
     names = {"mem_n2n": "StoryMemN2NClassifier", "mem_nn": "MemNNClassifier"}
     for method, name in names.items():
         path = RESULTS / f"babi_{method}.json"
         if not path.exists():
             continue
         tasks = json.loads(path.read_text())["tasks"]
-        rows = {
-            f"``{name}``": [
-                "{} ({} to {})".format(tasks[str(t)]["test error"], *tasks[str(t)]["interval"])
-                if str(t) in tasks
-                else ""
-                for t in N_FACTS
-            ],
-            "published": [str(PUBLISHED[method][t]) for t in N_FACTS],
-        }
-        for title, cells in rows.items():
-            lines += [f"   * - {title}", *(f"     - {cell}" for cell in cells)]
-    (RESULTS / "babi.rst").write_text("\n".join(lines) + "\n")
+        found = [
+            "{} ({} to {})".format(tasks[str(t)]["test error"], *tasks[str(t)]["interval"])
+            if str(t) in tasks
+            else ""
+            for t in N_FACTS
+        ]
+        published = [str(PUBLISHED[method][t]) for t in N_FACTS]
+        rows += [[f"``{name}``", *found], ["published", *published]]
+    (RESULTS / "babi.rst").write_text(list_table(rows, widths="40 15 15 15 15"))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _tables import list_table
 from torch import nn
 
 from fewshot_sklearn import (
@@ -327,10 +328,7 @@ def accuracies(record: dict, columns: list[str]) -> list[str]:
 def write_table(name: str, rows: list[list[str]]) -> None:
     """Write a table for the documentation."""
     widths = " ".join(["20", *["16"] * (len(rows[0]) - 1)])
-    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
-    for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    (HERE / "results" / f"{name}.rst").write_text("\n".join(lines) + "\n")
+    (HERE / "results" / f"{name}.rst").write_text(list_table(rows, widths=widths))
 
 
 def plot() -> None:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from _tables import list_table
 from scipy.stats import rankdata
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import RandomForestClassifier
@@ -152,7 +153,6 @@ def summarise(frame: pd.DataFrame, score: str) -> dict[str, Any]:
 def write_table(report: dict[str, Any]) -> None:
     """Write mean ranks and scores as the documentation shows them."""
     head = ["method", "AUROC", "its rank", "AUROC", "its rank", "accuracy", "its rank", "ms a task"]
-    lines = [".. list-table::", "   :header-rows: 2", ""]
     above = ["", "5 rows a class", "", "10 rows a class", "", "10 rows a class", "", ""]
     columns = [
         (SCORES[0], "5 rows a class"),
@@ -167,9 +167,7 @@ def write_table(report: dict[str, Any]) -> None:
             low, high = found["interval"]
             row += [f"{found['mean score']:.3f}", f"{found['mean rank']} ({low} to {high})"]
         rows.append([*row, str(milliseconds)])
-    for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    (RESULTS / "in_context.rst").write_text("\n".join(lines) + "\n")
+    (RESULTS / "in_context.rst").write_text(list_table(rows, header_rows=2))
 
 
 def compare_on_tables() -> None:

@@ -37,6 +37,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 import torch
+from _tables import list_table
 from plain_loop import CLIP_NORM, META_LEARNING_RATE, WORKLOADS, PlainLoop, Workload, plain_network
 
 from fewshot_sklearn import (
@@ -270,10 +271,7 @@ def describe_machine(options: argparse.Namespace) -> dict[str, Any]:
 
 def write_table(name: str, rows: list[list[str]], widths: str) -> None:
     """Write a table for the documentation."""
-    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
-    for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    RESULTS.joinpath(f"{name}.rst").write_text("\n".join(lines) + "\n")
+    RESULTS.joinpath(f"{name}.rst").write_text(list_table(rows, widths=widths))
 
 
 def times(figure: dict[str, Any] | None) -> str:

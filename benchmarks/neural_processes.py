@@ -34,6 +34,7 @@ from unittest import mock
 
 import numpy as np
 import torch
+from _tables import list_table
 from sklearn.datasets import load_digits
 
 from fewshot_sklearn import (
@@ -198,14 +199,6 @@ def of_digits(n_tasks: int) -> dict[str, str]:
     return figures
 
 
-def list_table(rows: list[list[str]], widths: str) -> str:
-    """Return rows of cells as a table with a header."""
-    lines = [".. list-table::", "   :header-rows: 1", f"   :widths: {widths}", ""]
-    for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    return "\n".join(lines) + "\n"
-
-
 def table(_: str | None, options: argparse.Namespace) -> None:
     """Write the tables of all recorded methods, with MAML's error of ten steps beside them."""
     results = HERE / "results"
@@ -225,8 +218,12 @@ def table(_: str | None, options: argparse.Namespace) -> None:
     errors = [f"{c['mse']:.3f} ± {c['ci95']:.3f}" for c in steps]
     title = ":class:`~fewshot_sklearn.MAMLRegressor`, 10 steps"
     quality.append([title, f"{maml['n_meta_iter']:,}", *errors, "–", "–", "–"])
-    (results / "neural_processes.rst").write_text(list_table(quality, "24 12 15 15 15 8 8 8"))
-    (results / "neural_processes_time.rst").write_text(list_table(spent, "28 12 12 12 12 12 12"))
+    (results / "neural_processes.rst").write_text(
+        list_table(quality, widths="24 12 15 15 15 8 8 8")
+    )
+    (results / "neural_processes_time.rst").write_text(
+        list_table(spent, widths="28 12 12 12 12 12 12")
+    )
 
 
 if __name__ == "__main__":

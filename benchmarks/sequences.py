@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _tables import list_table
 
 from fewshot_sklearn import NTMSequenceClassifier
 from fewshot_sklearn.datasets import (
@@ -174,10 +175,7 @@ def write_table(task: str, records: list[dict[str, Any]]) -> None:
     optima = [test.get("optimum") for test in records[0]["bits a sequence"].values()]
     if None not in optima:
         rows.append(["optimum", *(str(cost) for cost in optima), "", ""])
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    (RESULTS / f"sequences_{task}.rst").write_text("\n".join(lines) + "\n")
+    (RESULTS / f"sequences_{task}.rst").write_text(list_table(rows))
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _tables import list_table
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
@@ -210,10 +211,8 @@ def table(_: str | None, options: argparse.Namespace) -> None:
         rows.append([title, *cells])
         if method in PUBLISHED:
             rows.append([*PUBLISHED[method]])
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 30 14 14 14 14 14", ""]
-    for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    (HERE / "results" / "sinusoid.rst").write_text("\n".join(lines) + "\n")
+    table = list_table(rows, widths="30 14 14 14 14 14")
+    (HERE / "results" / "sinusoid.rst").write_text(table)
 
 
 if __name__ == "__main__":

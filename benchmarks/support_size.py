@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _tables import list_table
 
 from fewshot_sklearn.utils.discovery import all_estimators
 
@@ -72,10 +73,7 @@ def tabulate(times: dict[str, list[dict[str, float]]]) -> None:
         cells += ["–"] * (len(N_ROWS) - len(cells))
         cells.append(f"{1000 * of_one[-1]['predict']:,.3g}")
         rows.append([f":class:`~fewshot_sklearn.{name}`", *cells])
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in rows:
-        lines += [f"   {'*' if i == 0 else ' '} - {cell}".rstrip() for i, cell in enumerate(row)]
-    (RESULTS / "support_size.rst").write_text("\n".join(lines) + "\n")
+    (RESULTS / "support_size.rst").write_text(list_table(rows))
 
 
 def plot(times: dict[str, list[dict[str, float]]]) -> None:

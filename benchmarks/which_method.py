@@ -24,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from _tables import list_table
 from sklearn.base import clone
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -156,7 +157,6 @@ def run(tasks, estimators, scoring) -> dict[str, dict[str, float]]:
 
 def write_table(record) -> None:
     """Write the figures as reStructuredText."""
-    lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 26 18 18 18", ""]
     header = ["tasks", "method", "accuracy (curves: error)", "meta-training", "a new task"]
     rows = [header] + [
         [
@@ -169,9 +169,7 @@ def write_table(record) -> None:
         for kind, figures in record["figures"].items()
         for name, f in figures.items()
     ]
-    for row in rows:
-        lines += [f"   {'* -' if i == 0 else '  -'} {cell}" for i, cell in enumerate(row)]
-    (RESULTS / "which_method.rst").write_text("\n".join(lines) + "\n")
+    (RESULTS / "which_method.rst").write_text(list_table(rows, widths="20 26 18 18 18"))
 
 
 def plot(record) -> None:
