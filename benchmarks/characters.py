@@ -340,15 +340,16 @@ def plot() -> None:
     ]
     results = [json.loads(path.read_text()) for path in paths if path.exists()]
     names = sorted({r["data"] for r in results})
-    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 4), sharey=True)
+    figure, axes = plt.subplots(1, len(names), figsize=(6.5 * len(names), 4.2), sharey=True)
     for ax, name in zip(np.atleast_1d(axes), names, strict=True):
-        for result in (r for r in results if r["data"] == name):
+        for i, result in enumerate(r for r in results if r["data"] == name):
             iterations, scores = zip(*result["validation_scores"], strict=True)
             minutes = result["training_seconds"] / 60
-            ax.plot(iterations, scores, label=f"{result['method']} ({minutes:.0f} min)")
+            label = f"{result['method']} ({minutes:.0f} min)"
+            ax.plot(iterations, scores, "-" if i < 10 else "--", label=label)
         ax.set(xlabel="meta-iteration", title=name.split(",")[0], xscale="log", ylim=(0, 1))
         ax.axhline(0.2, color="gray", linestyle=":", label="chance")
-        ax.legend()
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     np.atleast_1d(axes)[0].set_ylabel("validation accuracy, 5-way 1-shot")
     figure.tight_layout()
     figure.savefig(HERE / "results" / "characters.png", dpi=110)
