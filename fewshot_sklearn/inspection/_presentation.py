@@ -99,14 +99,11 @@ class PresentationDisplay(ScoreCurve):
             that some task has not are left out.
         random_state : int, RandomState instance or None, default=None
             Of the orders.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure. Several curves may be drawn on the same.
-        name : str, default=None
-            What the legend calls the estimator; None for its class.
+        %(shared_ax)s
+        %(estimator_name)s
         score_name : str, default=None
             What the axis of accuracies is called.
-        **kwargs : dict
-            Passed to :meth:`plot`.
+        %(plot_kwargs)s
 
         Returns
         -------

@@ -21,15 +21,7 @@ class DNCClassifier(MemoryCellEstimator, RecurrentClassifier):
 
     Parameters
     ----------
-    controller : {"lstm", "feedforward"}, default="lstm"
-        What reads a row and governs the memory. A feed-forward layer remembers nothing but through
-        the memory.
-    n_hidden : int, default=100
-        Width of the controller.
-    n_slots : int, default=64
-        Memory slots.
-    slot_size : int, default=20
-        Width of a slot.
+    %(memory_cell_parameters)s
     n_read_heads : int, default=4
         Places read at every step.
     %(sequential_parameters)s

@@ -39,15 +39,7 @@ class MANNClassifier(_MANNEstimator, RecurrentClassifier):
 
     Parameters
     ----------
-    controller : {"lstm", "feedforward"}, default="lstm"
-        What reads a row and governs the memory. A feed-forward layer remembers nothing but through
-        the memory.
-    n_hidden : int, default=200
-        Width of the controller.
-    n_slots : int, default=128
-        Memory slots.
-    slot_size : int, default=40
-        Width of a slot.
+    %(memory_cell_parameters)s
     n_read_heads : int, default=4
         Keys read and written at every step.
     usage_decay : float, default=0.99
@@ -103,15 +95,7 @@ class MANNRegressor(_MANNEstimator, ProbabilisticRecurrentRegressor):
 
     Parameters
     ----------
-    controller : {"lstm", "feedforward"}, default="lstm"
-        What reads a row and governs the memory. A feed-forward layer remembers nothing but through
-        the memory.
-    n_hidden : int, default=200
-        Width of the controller.
-    n_slots : int, default=128
-        Memory slots.
-    slot_size : int, default=40
-        Width of a slot.
+    %(memory_cell_parameters)s
     n_read_heads : int, default=4
         Keys read and written at every step.
     usage_decay : float, default=0.99

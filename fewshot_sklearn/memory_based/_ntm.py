@@ -44,15 +44,7 @@ class NTMClassifier(_NTMEstimator, RecurrentClassifier):
 
     Parameters
     ----------
-    controller : {"lstm", "feedforward"}, default="lstm"
-        What reads a row and governs the memory. A feed-forward layer remembers nothing but through
-        the memory.
-    n_hidden : int, default=100
-        Width of the controller.
-    n_slots : int, default=128
-        Memory slots.
-    slot_size : int, default=20
-        Width of a slot.
+    %(memory_cell_parameters)s
     n_read_heads : int, default=1
         Places read at every step.
     n_write_heads : int, default=1
@@ -110,15 +102,7 @@ class NTMRegressor(_NTMEstimator, RecurrentRegressor):
 
     Parameters
     ----------
-    controller : {"lstm", "feedforward"}, default="lstm"
-        What reads a row and governs the memory. A feed-forward layer remembers nothing but through
-        the memory.
-    n_hidden : int, default=100
-        Width of the controller.
-    n_slots : int, default=128
-        Memory slots.
-    slot_size : int, default=20
-        Width of a slot.
+    %(memory_cell_parameters)s
     n_read_heads : int, default=1
         Places read at every step.
     n_write_heads : int, default=1

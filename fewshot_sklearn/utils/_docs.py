@@ -108,6 +108,16 @@ head : {"auto", "shared", "per_class"}, default="auto"
 n_orders : int, default=1
     In how many orders the support rows are read: their own, then fixed shuffles of it, whose
     predictions are averaged. The cost of a task grows with it. An adaptation parameter.""",
+    "memory_cell_parameters": """\
+controller : {"lstm", "feedforward"}, default="lstm"
+    What reads a row and governs the memory. A feed-forward layer remembers nothing but through
+    the memory.
+n_hidden : int, default=100
+    Width of the controller.
+n_slots : int, default=128
+    Memory slots.
+slot_size : int, default=20
+    Width of a slot.""",
     "neural_process_parameters": """\
 n_hidden : int, default=128
     Width of the encodings and of all hidden layers.
