@@ -17,9 +17,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from torch import Tensor
 
 from ._inference import check_finite
-from ._supervised_base import SupervisedEstimator
+from ._supervised_base import SupervisedEstimator, hold_out
 from .nn import Learner
-from .tasks._random import resolve_random_state, stream
 
 _MOST_ROWS = 1024
 
@@ -112,9 +111,8 @@ class SupervisedClassifier(ClassifierMixin, SupervisedEstimator):
         learned = np.arange(len(X))
         held_out = None
         if self.early_stopping and len(X) > 1:
-            learned = stream(resolve_random_state(self.random_state)[1], 0, 1).permutation(learned)
-            n_held_out = -(-len(X) // 10)
-            learned, held_out = learned[n_held_out:], rows[learned[:n_held_out]]
+            learned, numbers = hold_out(len(X), self.random_state)
+            held_out = rows[numbers]
         self._train(
             lambda: self._make_learner(X, len(classes)),
             lambda rng: _batches(rows, learned, self.batch_size, rng),

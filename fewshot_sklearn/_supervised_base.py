@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 
@@ -22,6 +23,13 @@ from .tasks._random import resolve_random_state, stream
 from .utils._sklearn import Integral, Interval, Real, StrOptions
 
 MakeBatches = Callable[[np.random.Generator], Iterator[Any]]
+
+
+def hold_out(n_samples: int, random_state: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the numbers of the samples that are kept, and of a random tenth that is not."""
+    order = stream(resolve_random_state(random_state)[1], 0, 1).permutation(n_samples)
+    n_held_out = -(-n_samples // 10)
+    return order[n_held_out:], order[:n_held_out]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -27,7 +27,7 @@ from ._sequences import (
     check_inputs,
     check_targets,
     endless_batches,
-    hold_out,
+    hold_out_sequences,
     map_sequences,
 )
 
@@ -164,7 +164,7 @@ class MemorySequenceEstimator(SupervisedEstimator):
         encoded = self._encode(targets, learned)
         make, held_out = self._tensor_maker(), None
         if self.early_stopping:
-            X, encoded, held_out = hold_out(X, encoded, make, self.random_state)
+            X, encoded, held_out = hold_out_sequences(X, encoded, make, self.random_state)
 
         def validate(learner: Any) -> float:
             return -float(learner.meta_loss(held_out))

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .._supervised_base import hold_out
 from ..nn import SequenceBatch
-from ..tasks._random import resolve_random_state, stream
 from ..tasks._tensors import TensorMaker
 
 Arrays = list[NDArray[Any]]
@@ -183,18 +183,16 @@ def map_sequences(
     return [results[i] for i in range(len(X))]
 
 
-def hold_out(
+def hold_out_sequences(
     X: Arrays, y: Arrays, make: TensorMaker, random_state: Any
 ) -> tuple[Arrays, Arrays, SequenceBatch]:
     """Split a tenth of the sequences off, as one batch."""
-    n_held_out = -(-len(X) // 10)
-    if n_held_out == len(X):
+    kept, held_out = hold_out(len(X), random_state)
+    if not len(kept):
         raise ValueError(
             "early_stopping=True holds out a tenth of the sequences, which needs at least two; "
             "pass more, or early_stopping=False."
         )
-    order = stream(resolve_random_state(random_state)[1], 0, 1).permutation(len(X))
-    held_out, kept = order[:n_held_out], order[n_held_out:]
     return (
         [X[i] for i in kept],
         [y[i] for i in kept],
