@@ -35,9 +35,9 @@ def make_loader(
         estimator._see_features(*_first_rows(tasks))
     shapes = ((), ()) if known is None else (known.spec.support_shape, known.spec.input_shape)
     tags = estimator.__fewshot_tags__()
-    read_query = _reader(estimator._check_rows, shapes[1], finite=data_checked)
-    if tags.any_features:
-        read_query = _read_any_rows
+    read_query: ReadRows = _read_any_rows
+    if not tags.any_features:
+        read_query = _reader(estimator._check_rows, shapes[1], finite=data_checked)
     read_support = read_query
     if tags.describes_classes:
         read_support = _reader(estimator._check_support_rows, shapes[0], finite=data_checked)

@@ -27,17 +27,13 @@ from fewshot_sklearn.tasks._tensors import (
     RowStore,
     TensorMaker,
     cut_batches,
+    map_stacked,
     stack,
     stack_rows,
     widen,
 )
 from fewshot_sklearn.tasks._tensors import TaskBatch as TaskBatch
-from fewshot_sklearn.tasks._validation import (
-    as_task,
-    check_same_width,
-    check_targets,
-    describe,
-)
+from fewshot_sklearn.tasks._validation import as_task, check_same_width, check_targets, describe
 
 # Tasks that are sorted by size at a time, when all of them are gone through.
 _WINDOW = 1000
@@ -302,11 +298,11 @@ class TaskLoader:
         )
         encode = partial(self.targets.encode, where="")
         try:
-            x_support = _row_by_row(self._read_support, x_support)
-            x_query = _row_by_row(self._read_query, x_query)
+            x_support = map_stacked(self._read_support, x_support)
+            x_query = map_stacked(self._read_query, x_query)
             for y in (y_support, y_query):
                 check_targets(y.ravel(), classifier=self._classifier)
-            y_support, y_query = (_row_by_row(encode, y) for y in (y_support, y_query))
+            y_support, y_query = (map_stacked(encode, y) for y in (y_support, y_query))
         except ValueError:  # which of the tasks is wrong they say one by one
             draws = [self.draw(*v) for v in zip(positions.tolist(), times.tolist(), strict=True)]
             return self.collate(draws)[0]
@@ -393,12 +389,6 @@ class TaskLoader:
 def _is_of(draw: Draw, task: Task) -> bool:
     """Return whether a draw holds a task's own features, so that keeping it takes no memory."""
     return draw.x_support is task.X_support and draw.x_query is task.X_query
-
-
-def _row_by_row(function: Callable[[Any], Any], stacked: NDArray[Any]) -> NDArray[Any]:
-    """Apply a function of rows [N, *] to the rows of many tasks [T, N, *]."""
-    rows = function(stacked.reshape(-1, *stacked.shape[2:]))
-    return np.asarray(rows.reshape(*stacked.shape[:2], *rows.shape[1:]))
 
 
 def _read(read_rows: ReadRows, X: Any, where: str) -> Any:

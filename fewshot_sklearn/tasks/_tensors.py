@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -37,6 +37,12 @@ def stack_rows(
     stacked = np.zeros((*mask.shape, *rows.shape[1:]), dtype=rows.dtype)
     stacked[mask] = rows
     return stacked, mask
+
+
+def map_stacked(function: Callable[[Any], Any], stacked: NDArray[Any]) -> NDArray[Any]:
+    """Apply a function of rows [N, *] to the rows of many tasks [T, N, *]."""
+    rows = function(stacked.reshape(-1, *stacked.shape[2:]))
+    return np.asarray(rows.reshape(*stacked.shape[:2], *rows.shape[1:]))
 
 
 def widen(arrays: Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
