@@ -38,13 +38,13 @@ def query_outputs(learner: Learner, batch: TaskBatch) -> torch.Tensor:
 
 
 def encode_support(
-    meta: MetaState, make: TensorMaker, y: NDArray[Any]
+    meta: MetaState, make: TensorMaker, y: NDArray[Any], *, where: str = "the support set"
 ) -> tuple[torch.Tensor, Columns | RealTargets]:
     """Return the labels of one support set as [1, S, C], and what turns outputs back."""
     if isinstance(meta.targets, RealTargets):
         targets = replace(meta.targets, single=y.ndim == 1)
-        return make.features(targets.encode(y, where="the support set")).unsqueeze(0), targets
-    codes, _, columns = meta.targets.encode(y, None, where="the support set")
+        return make.features(targets.encode(y, where=where)).unsqueeze(0), targets
+    codes, _, columns = meta.targets.encode(y, None, where=where)
     n_columns = meta.targets.width([columns])
     return make.one_hot(codes[None], None, n_columns), columns
 

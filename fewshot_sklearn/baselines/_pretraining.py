@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ..base import FewShotEstimator, TaskSpec
 from ..nn import Learner, embedding_size
-from ..nn.functional import cross_entropy, join_masks, mask_absent_classes
+from ..nn.functional import all_rows, cross_entropy, mask_absent_classes
 from ..nn.learner import Loss
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ class PretrainedLearner(Learner):
         """Return the mean over tasks of the mean loss of their rows, support and query alike."""
         if batch.concepts is None:
             raise ValueError("pre-training needs batch.concepts, what each column stands for.")
-        x = torch.cat([batch.x_support, batch.x_query], dim=1)
-        y = torch.cat([batch.y_support, batch.y_query], dim=1)
+        x, y, mask = all_rows(batch)
         z = self.embed(self.backbone, x)
         if self.shared_concepts:
             numbers = torch.arange(self.n_concepts, device=y.device)
@@ -78,8 +77,6 @@ class PretrainedLearner(Learner):
         else:
             outputs = self.head(z, batch.concepts.clamp_min(0))
             outputs = mask_absent_classes(outputs, batch.class_mask)
-        masks = (batch.support_mask, batch.query_mask)
-        mask = join_masks(masks, (batch.y_support, batch.y_query))
         return self.loss(outputs, y, mask).mean()
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..base import FewShotRegressor, TaskSpec
 from ..nn import NetworkLearner, TaskNetwork
-from ..nn.functional import join_masks
+from ..nn.functional import all_rows
 from ..nn.inner_optimizers import InnerOptimizer, adam, sgd
 from ..nn.learner import State
 from ..nn.outer_gradient import add_to_start, loss_gradient
@@ -122,9 +122,7 @@ class ReptileLearner(NetworkLearner):
 
     def add_gradient(self, batch: TaskBatch, share: float) -> Tensor:
         """Add the start minus the trained weights; return the loss of the rows after training."""
-        x = torch.cat([batch.x_support, batch.x_query], dim=1)
-        y = torch.cat([batch.y_support, batch.y_query], dim=1)
-        mask = join_masks((batch.support_mask, batch.query_mask), (batch.y_support, batch.y_query))
+        x, y, mask = all_rows(batch)
         size = self.inner_batch_size
         with torch.no_grad():
             if size is None or size >= x.shape[1]:

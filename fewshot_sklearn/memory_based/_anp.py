@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from ..base import TaskSpec
 from ..nn.cross_attention import CrossAttention, SelfAttention
+from ..nn.dense import dense_network
 from ..nn.learner import State
-from ..nn.neural_process import LatentEncoder, PairEncoder, dense_network
+from ..nn.neural_process import LatentEncoder, PairEncoder
 from ..utils._sklearn import Integral, Interval
 from ._latent_np import LatentProcessRegressor, NPLearner
+from ._shared import rows_or_backbone
 
 
 class ANPLearner(NPLearner):
@@ -135,7 +137,7 @@ class ANPRegressor(LatentProcessRegressor):
     }
 
     def _make_learner(self, spec: TaskSpec) -> ANPLearner:
-        backbone, width = self._rows(spec)
+        backbone, width = rows_or_backbone(self, spec)
         return ANPLearner(
             backbone,
             LatentEncoder(self._encoder(width, spec), self.n_hidden, self.n_latent),

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from .._incremental import IncrementalClassifier
 from ..base import TaskSpec
 from ..nn import Learner
-from ..nn.functional import gaussian_nll, update_class_means
+from ..nn.functional import all_rows, gaussian_nll, mean_row, update_class_means
 from ..nn.learner import State
-from ..nn.neural_process import all_rows, mean_row, random_rows
+from ..nn.neural_process import random_rows
 from ..utils._tags import FewShotTags
 from ._neural_process import NeuralProcess, NeuralProcessRegressor
+from ._shared import rows_or_backbone
 
 if TYPE_CHECKING:
     from ..tasks._batch import TaskBatch
@@ -189,7 +190,7 @@ class CNPRegressor(NeuralProcessRegressor):
     """
 
     def _make_learner(self, spec: TaskSpec) -> CNPLearner:
-        backbone, width = self._rows(spec)
+        backbone, width = rows_or_backbone(self, spec)
         return CNPLearner(
             backbone,
             self._encoder_network(width + spec.n_outputs),
@@ -254,7 +255,7 @@ class CNPClassifier(IncrementalClassifier, NeuralProcess):
         return FewShotTags(permutes_classes=False)
 
     def _make_learner(self, spec: TaskSpec) -> CNPClassifierLearner:
-        backbone, width = self._rows(spec)
+        backbone, width = rows_or_backbone(self, spec)
         n_classes = spec.n_outputs
         return CNPClassifierLearner(
             backbone,

@@ -13,21 +13,11 @@ from torch import Tensor, nn
 from .._incremental import IncrementalClassifier
 from ..base import FewShotEstimator, FewShotRegressor, TaskSpec
 from ..nn import GeneratedMLP, Learner, embedding_size
-from ..nn.functional import class_means, squared_error, update_class_means
+from ..nn.dense import dense_network
+from ..nn.functional import mean_row, squared_error, update_class_means
 from ..nn.generated import HIDDEN_GAIN, activate
 from ..nn.learner import State
 from ..utils._sklearn import Integral, Interval
-
-
-def set_encoder(n_inputs: int, n_outputs: int) -> nn.Module:
-    """Return what is averaged over the members of a set to describe it: three dense layers."""
-    return nn.Sequential(
-        nn.Linear(n_inputs, n_outputs),
-        nn.ReLU(),
-        nn.Linear(n_outputs, n_outputs),
-        nn.ReLU(),
-        nn.Linear(n_outputs, n_outputs),
-    )
 
 
 def standardise(t: Tensor) -> Tensor:
@@ -84,8 +74,7 @@ class HyperNetLearner(Learner):
 
     def generate(self, means: Tensor, present: Tensor) -> State:
         """Return hidden layers and class weights from class means [T, C, D], some absent."""
-        only_class = torch.ones_like(means[..., :1])
-        t = standardise(class_means(self.encoder(means), only_class, present).squeeze(1))
+        t = standardise(mean_row(self.encoder(means), present))
         weights = self.network.generate(t)
         return weights | {"head": self.head(self.hidden(weights, means))}
 
@@ -127,8 +116,7 @@ class HyperNetRegressionLearner(Learner):
     def adapt(self, x: Tensor, y: Tensor, mask: Tensor | None) -> State:
         """Return the weights of each task's network."""
         pairs = self.encoder(torch.cat([self.embed(self.backbone, x), y], dim=-1))
-        one_set = torch.ones_like(pairs[..., :1])
-        return self.network.generate(standardise(class_means(pairs, one_set, mask).squeeze(1)))
+        return self.network.generate(standardise(mean_row(pairs, mask)))
 
     def predict(self, state: State, x: Tensor) -> Tensor:
         """Return the outputs of each task's own network."""
@@ -151,6 +139,10 @@ class _HyperNetEstimator(FewShotEstimator):
         "n_unit_features": [Interval(Integral, 1, None, closed="left")],
         "n_hidden": [Interval(Integral, 1, None, closed="left")],
     }
+
+    def _make_encoder(self, n_inputs: int) -> nn.Module:
+        """Return what is averaged over the members of a set to describe it."""
+        return dense_network(n_inputs, self.n_task_features, 2, self.n_task_features)
 
     def _make_network(self, sizes: Sequence[int], gain: float) -> GeneratedMLP:
         return GeneratedMLP(
@@ -231,7 +223,7 @@ class HyperNetClassifier(IncrementalClassifier, _HyperNetEstimator):
     def _make_learner(self, spec: TaskSpec) -> HyperNetLearner:
         backbone = self._build_backbone(spec.input_shape)
         sizes = [embedding_size(backbone, spec.input_shape), *self.hidden_layer_sizes]
-        encoder = set_encoder(sizes[0], self.n_task_features)
+        encoder = self._make_encoder(sizes[0])
         head = nn.Linear(sizes[-1], sizes[-1], bias=False)
         nn.init.eye_(head.weight)
         return HyperNetLearner(backbone, encoder, self._make_network(sizes, HIDDEN_GAIN), head)
@@ -301,5 +293,5 @@ class HyperNetRegressor(FewShotRegressor, _HyperNetEstimator):
             *self.hidden_layer_sizes,
             spec.n_outputs,
         ]
-        encoder = set_encoder(sizes[0] + spec.n_outputs, self.n_task_features)
+        encoder = self._make_encoder(sizes[0] + spec.n_outputs)
         return HyperNetRegressionLearner(backbone, encoder, self._make_network(sizes, 1.0))

@@ -10,19 +10,18 @@ from torch import Tensor, nn
 
 from ..base import TaskSpec
 from ..nn import Learner
-from ..nn.functional import gaussian_nll, map_rows
+from ..nn.functional import all_rows, gaussian_nll, map_rows, mixture_moments
 from ..nn.learner import State
 from ..nn.neural_process import (
     LatentEncoder,
     PairEncoder,
-    all_rows,
-    mixture_moments,
     normal_divergence,
     normal_points,
     random_rows,
 )
 from ..utils._sklearn import Integral, Interval
 from ._neural_process import NeuralProcessRegressor
+from ._shared import rows_or_backbone
 
 if TYPE_CHECKING:
     from ..tasks._batch import TaskBatch
@@ -187,7 +186,7 @@ class NPRegressor(LatentProcessRegressor):
     """
 
     def _make_learner(self, spec: TaskSpec) -> NPLearner:
-        backbone, width = self._rows(spec)
+        backbone, width = rows_or_backbone(self, spec)
         encoder = PairEncoder(self._encoder_network(width + spec.n_outputs))
         return NPLearner(
             backbone,

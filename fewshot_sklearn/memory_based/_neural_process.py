@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from ..base import FewShotEstimator, ProbabilisticFewShotRegressor, TaskSpec
-from ..nn import embedding_size
-from ..nn.neural_process import GaussianDecoder, JointNetwork, dense_network
+from ..base import FewShotEstimator, ProbabilisticFewShotRegressor
+from ..nn.dense import dense_network
+from ..nn.neural_process import GaussianDecoder, JointNetwork
 from ..utils._sklearn import Integral, Interval, Real
 
 
@@ -25,12 +25,6 @@ class NeuralProcess(FewShotEstimator):
         "n_hidden": [Interval(Integral, 1, None, closed="left")],
         "n_layers": [Interval(Integral, 1, None, closed="left")],
     }
-
-    def _rows(self, spec: TaskSpec) -> tuple[nn.Module, int]:
-        """Return the network that embeds a row, none unless it was asked for, and its width."""
-        raw = nn.Flatten() if self.backbone is None else None
-        backbone = raw or self._build_backbone(spec.input_shape)
-        return backbone, embedding_size(backbone, spec.input_shape)
 
     def _encoder_network(self, n_inputs: int) -> nn.Sequential:
         """Return a new network that encodes rows of that width."""

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from .._incremental import IncrementalClassifier
 from ..base import TaskSpec
 from ..nn import Learner, embedding_size
-from ..nn.functional import join_masks, masked_labels, update_class_means
+from ..nn.dense import dense_network
+from ..nn.functional import all_rows, masked_labels, update_class_means
 from ..nn.learner import State
 from ..nn.normals import (
     Normal,
@@ -164,9 +165,8 @@ class NeuralStatisticianLearner(Learner):
 
     def meta_loss(self, batch: TaskBatch) -> Tensor:
         """Return minus the lower bound of all classes' rows, a row, averaged over tasks."""
-        x = torch.cat([batch.x_support, batch.x_query], dim=1)
-        mask = join_masks((batch.support_mask, batch.query_mask), (batch.x_support, batch.x_query))
-        y = masked_labels(torch.cat([batch.y_support, batch.y_query], dim=1), mask)
+        x, y, mask = all_rows(batch)
+        y = masked_labels(y, mask)
         seeds = torch.randint(2**62, (3,)).tolist()
         width = len(self.priors) * self.n_latent + 1
         n_support, n_query = batch.x_support.shape[1], batch.x_query.shape[1]
@@ -325,13 +325,8 @@ class NeuralStatisticianClassifier(IncrementalClassifier):
         # What the layer above adds to the inputs.
         above = [0] + [z] * (self.n_latent_layers - 1)
         likelihood = LIKELIHOODS[self.likelihood]()
-        decoder = nn.Sequential(
-            nn.Linear(self.n_latent_layers * z + c, n_hidden),
-            nn.ReLU(),
-            nn.Linear(n_hidden, n_hidden),
-            nn.ReLU(),
-            nn.Linear(n_hidden, likelihood.n_numbers * n_features),
-        )
+        n_numbers = likelihood.n_numbers * n_features
+        decoder = dense_network(self.n_latent_layers * z + c, n_hidden, 2, n_numbers)
         return NeuralStatisticianLearner(
             backbone,
             StatisticNetwork(n_embedding, n_hidden, c),

@@ -1,4 +1,4 @@
-"""What the estimators of this family share: reading the support rows in their order."""
+"""What the estimators of this family share: rows as they are, and reading them in order."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from .._incremental import IncrementalClassifier
+from .._inference import check_finite, encode_support
 from ..base import (
     FewShotEstimator,
     FewShotRegressor,
@@ -20,11 +21,17 @@ from ..base import (
 )
 from ..nn import IncrementalRecurrentLearner, RecurrentLearner, embedding_size
 from ..nn.functional import gaussian_nll, squared_error
-from ..nn.recurrent import MeanAndStd, mixture_moments
-from ..nn.sequential import mean_outputs
-from ..tasks._targets import ClassTargets
+from ..nn.recurrent import MeanAndStd
+from ..nn.sequential import mean_distribution, mean_outputs
 from ..utils._sklearn import Integral, Interval, StrOptions
 from ..utils._tags import FewShotTags
+
+
+def rows_or_backbone(estimator: FewShotEstimator, spec: TaskSpec) -> tuple[nn.Module, int]:
+    """Return the network that embeds a row, none unless it was asked for, and its width."""
+    raw = nn.Flatten() if estimator.backbone is None else None
+    backbone = raw or estimator._build_backbone(spec.input_shape)
+    return backbone, embedding_size(backbone, spec.input_shape)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -55,9 +62,7 @@ class RecurrentEstimator(SequentialEstimator):
 
     def _rows_and_cell(self, spec: TaskSpec) -> tuple[nn.Module, Any]:
         """Return the network that embeds a row, none unless it was asked for, and the cell."""
-        raw = nn.Flatten() if self.backbone is None else None
-        backbone = raw or self._build_backbone(spec.input_shape)
-        size = embedding_size(backbone, spec.input_shape)
+        backbone, size = rows_or_backbone(self, spec)
         return backbone, self._make_cell(size + spec.n_outputs)
 
 
@@ -141,12 +146,10 @@ class RecurrentClassifier(IncrementalClassifier, RecurrentEstimator):
         self._check_row_shape(X, meta.spec.support_shape)
         learner = cast("RecurrentLearner", self._current_learner(meta))
         make = self._tensor_maker()
-        targets = cast("ClassTargets", meta.targets)
-        codes, _, columns = targets.encode(y, None, where="the sequence")
-        labels = make.one_hot(codes[None], None, targets.width([columns]))
+        labels, columns = encode_support(meta, make, y, where="the sequence")
         with torch.no_grad():
             outputs, _ = learner.read_sequence(make.support(X), labels, None)
-        return self._decode(outputs[0].double().cpu().numpy(), columns, "predict")
+        return self._decode(check_finite(outputs[0].double().cpu().numpy()), columns, "predict")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -188,7 +191,7 @@ class ProbabilisticRecurrentRegressor(ProbabilisticFewShotRegressor, RecurrentEs
             output=MeanAndStd(cell.n_outputs, spec.n_outputs),
             n_orders=self.n_orders,
             loss=gaussian_nll,
-            average=mixture_moments,
+            average=mean_distribution,
         )
 
     def __fewshot_tags__(self) -> FewShotTags:

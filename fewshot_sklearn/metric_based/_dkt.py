@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._incremental import IncrementalClassifier
 from ..base import FewShotEstimator, ProbabilisticFewShotRegressor, TaskSpec
 from ..nn import COVARIANCES, GaussianProcess, Learner, embedding_size
-from ..nn.functional import join_masks
+from ..nn.functional import all_rows, join_masks
 from ..nn.learner import State
 from ..utils._sklearn import Interval, Real, StrOptions
 
@@ -56,9 +56,7 @@ class DKTLearner(Learner):
 
     def meta_loss(self, batch: TaskBatch) -> Tensor:
         """Return minus the log marginal likelihood of all rows of a task, averaged."""
-        x = torch.cat([batch.x_support, batch.x_query], dim=1)
-        y = torch.cat([batch.y_support, batch.y_query], dim=1)
-        mask = join_masks((batch.support_mask, batch.query_mask), (batch.x_support, batch.x_query))
+        x, y, mask = all_rows(batch)
         n_rows = x.shape[1] if mask is None else mask.sum(dim=1, keepdim=True)
         log_p = self.process.log_marginal_likelihood(self.embed(self.backbone, x), y, mask) / n_rows
         present = torch.ones_like(log_p) if batch.class_mask is None else batch.class_mask

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .dense import dense_network
+
 
 class CrossAttention(nn.Module):
     r"""Weighted means of values, whose weights say how well a key matches a query [1]_.
@@ -89,9 +91,7 @@ class SelfAttention(nn.Module):
     def __init__(self, n_features: int, n_heads: int) -> None:
         super().__init__()
         self.attention = CrossAttention(n_features, n_heads)
-        self.mlp = nn.Sequential(
-            nn.Linear(n_features, n_features), nn.ReLU(), nn.Linear(n_features, n_features)
-        )
+        self.mlp = dense_network(n_features, n_features, 1, n_features)
         self.norms = nn.ModuleList([nn.LayerNorm(n_features), nn.LayerNorm(n_features)])
 
     def forward(self, rows: Tensor, mask: Tensor | None) -> Tensor:

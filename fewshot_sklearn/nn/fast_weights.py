@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .coordinatewise import log_and_sign
+from .dense import dense_network
 from .functional import split_rows
 
 # p of the preprocessing in Munkhdalai and Yu (2017).
@@ -124,10 +125,7 @@ class CoordinateMLP(nn.Module):
     def __init__(self, n_units: int) -> None:
         super().__init__()
         self.n_units = n_units
-        self.layers = nn.Sequential(
-            nn.Linear(2, n_units), nn.ReLU(), nn.Linear(n_units, n_units), nn.ReLU(),
-            nn.Linear(n_units, 1),
-        )  # fmt: skip
+        self.layers = dense_network(2, n_units, 2, 1)
         uniform_(self)
         _start_positive(self.layers[-1])
 

@@ -7,10 +7,14 @@ A mask is a boolean tensor that is False on padding rows; ``None`` means that th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from ..tasks._batch import TaskBatch
 
 # The allocator of a CPU maps larger blocks of memory anew at every use.
 BLOCK_BYTES = 32 * 2**20
@@ -78,6 +82,14 @@ def join_masks(masks: Sequence[Tensor | None], rows: Sequence[Tensor]) -> Tensor
     both = zip(masks, rows, strict=True)
     full = [x.new_ones(x.shape[:2], dtype=torch.bool) if m is None else m for m, x in both]
     return torch.cat(full, dim=1)
+
+
+def all_rows(batch: TaskBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return the support and query rows of each task as one set: x, y and mask."""
+    x = torch.cat([batch.x_support, batch.x_query], dim=1)
+    y = torch.cat([batch.y_support, batch.y_query], dim=1)
+    masks = (batch.support_mask, batch.query_mask)
+    return x, y, join_masks(masks, (batch.x_support, batch.x_query))
 
 
 def masked_labels(y: Tensor, mask: Tensor | None) -> Tensor:
@@ -280,6 +292,11 @@ def task_mean(losses: Tensor, mask: Tensor | None) -> Tensor:
     return total / mask.sum(dim=-1).clamp_min(1)
 
 
+def mean_row(rows: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean [T, D] of the rows [T, S, D] that the mask [T, S] has."""
+    return task_mean(rows.transpose(-1, -2), None if mask is None else mask.unsqueeze(1))
+
+
 def cross_entropy(logits: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     """Return every task's mean cross-entropy.
 
@@ -332,3 +349,23 @@ def gaussian_nll(outputs: Tensor, y: Tensor, mask: Tensor | None) -> Tensor:
     mean, std = outputs.chunk(2, dim=-1)
     losses = F.gaussian_nll_loss(mean, y, std.square(), full=True, reduction="none")
     return task_mean(losses.mean(dim=-1), mask)
+
+
+def mixture_moments(outputs: Tensor) -> Tensor:
+    r"""Return mean and standard deviation of an even mixture of normal distributions.
+
+    .. math:: \mu = \operatorname{E}_l \mu_l, \qquad
+        \sigma^2 = \operatorname{E}_l \sigma_l^2 + \operatorname{Var}_l \mu_l
+
+    Parameters
+    ----------
+    outputs : Tensor of shape (T, L, Q, 2 C)
+        Means, then standard deviations, of L components.
+
+    Returns
+    -------
+    outputs : Tensor of shape (T, Q, 2 C)
+    """
+    mean, std = outputs.chunk(2, dim=-1)
+    variance = std.square().mean(dim=1) + mean.var(dim=1, correction=0)
+    return torch.cat([mean.mean(dim=1), variance.sqrt()], dim=-1)

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.quasirandom import SobolEngine
 
 from .cross_attention import SelfAttention
-from .functional import join_masks, task_mean
-
-if TYPE_CHECKING:
-    from ..tasks._batch import TaskBatch
+from .dense import dense_network
+from .functional import mean_row
+from .normals import normal_kl
 
 # Of a latent variable, as in the authors' code.
 _LEAST_LATENT_STD = 0.1
 # Where its distribution starts: the logit of the standard deviation above its bound, and how many
 # times wider than those of another layer the weights of the mean are.
 _FIRST_LOGIT, _FIRST_SPREAD = -4.0, 5.0
-
-
-def dense_network(n_inputs: int, n_hidden: int, n_layers: int, n_outputs: int) -> nn.Sequential:
-    """Return a multilayer perceptron with ReLU after each hidden layer.
-
-    Parameters
-    ----------
-    n_inputs, n_hidden, n_outputs : int
-        Widths.
-    n_layers : int
-        Number of hidden layers.
-    """
-    layers: list[nn.Module] = []
-    for _ in range(n_layers):
-        layers += [nn.Linear(n_inputs, n_hidden), nn.ReLU()]
-        n_inputs = n_hidden
-    return nn.Sequential(*layers, nn.Linear(n_inputs, n_outputs))
 
 
 class PairEncoder(nn.Module):
@@ -165,19 +145,6 @@ class GaussianDecoder(nn.Module):
         return torch.cat([mean, std], dim=-1)
 
 
-def mean_row(rows: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean [T, D] of the rows [T, S, D] that the mask [T, S] has."""
-    return task_mean(rows.transpose(-1, -2), None if mask is None else mask.unsqueeze(1))
-
-
-def all_rows(batch: TaskBatch) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return the support and query rows of each task as one set: x, y and mask."""
-    x = torch.cat([batch.x_support, batch.x_query], dim=1)
-    y = torch.cat([batch.y_support, batch.y_query], dim=1)
-    masks = (batch.support_mask, batch.query_mask)
-    return x, y, join_masks(masks, (batch.x_support, batch.x_query))
-
-
 def random_rows(y: Tensor, mask: Tensor | None, min_share: float) -> Tensor:
     """Draw how many of the rows of each task are kept, and which.
 
@@ -235,26 +202,4 @@ def normal_divergence(q: tuple[Tensor, Tensor], p: tuple[Tensor, Tensor]) -> Ten
     -------
     divergence : Tensor of shape (T,)
     """
-    ratio = (q[1] / p[1]).square()
-    distance = ((q[0] - p[0]) / p[1]).square()
-    return 0.5 * (ratio + distance - 1 - ratio.log()).sum(dim=-1)
-
-
-def mixture_moments(outputs: Tensor) -> Tensor:
-    r"""Return mean and standard deviation of an even mixture of normal distributions.
-
-    .. math:: \mu = \operatorname{E}_l \mu_l, \qquad
-        \sigma^2 = \operatorname{E}_l \sigma_l^2 + \operatorname{Var}_l \mu_l
-
-    Parameters
-    ----------
-    outputs : Tensor of shape (T, L, Q, 2 C)
-        Means, then standard deviations, of L components.
-
-    Returns
-    -------
-    outputs : Tensor of shape (T, Q, 2 C)
-    """
-    mean, std = outputs.chunk(2, dim=-1)
-    variance = std.square().mean(dim=1) + mean.var(dim=1, correction=0)
-    return torch.cat([mean.mean(dim=1), variance.sqrt()], dim=-1)
+    return normal_kl(*((mean, 2 * std.log()) for mean, std in (q, p)))

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .dense import dense_network
 from .functional import map_rows
 
 # Log-variances stay between minus and plus this, so that no variance is zero or infinite.
@@ -40,9 +41,7 @@ class NormalNetwork(nn.Module):
     def __init__(self, n_inputs: int, n_hidden: int, n_outputs: int) -> None:
         super().__init__()
         self.enter = nn.Linear(n_inputs, n_hidden)
-        self.block = nn.Sequential(
-            nn.Linear(n_hidden, n_hidden), nn.ReLU(), nn.Linear(n_hidden, n_hidden)
-        )
+        self.block = dense_network(n_hidden, n_hidden, 1, n_hidden)
         self.leave = nn.Linear(n_hidden, 2 * n_outputs)
 
     def forward(self, *inputs: Tensor) -> Normal:

@@ -161,25 +161,6 @@ class MeanAndStd(nn.Linear):
         return torch.cat([mean, self.least + F.softplus(spread)], dim=-1)
 
 
-def mixture_moments(outputs: Tensor, present: Tensor) -> Tensor:
-    """Return mean and standard deviation of the mixture of several orders' normal distributions.
-
-    Parameters
-    ----------
-    outputs : Tensor of shape (T, R, Q, 2 C)
-        Means, then standard deviations.
-    present : Tensor
-        Not looked at.
-
-    Returns
-    -------
-    outputs : Tensor of shape (T, Q, 2 C)
-    """
-    means, stds = outputs.chunk(2, dim=-1)
-    variance = stds.square().mean(dim=1) + means.var(dim=1, correction=0)
-    return torch.cat([means.mean(dim=1), variance.sqrt()], dim=-1)
-
-
 def _labels_before(y: Tensor, mask: Tensor | None, first: Tensor) -> tuple[Tensor, Tensor]:
     """Return the target of the last real row before each row [T, S, C], and after all [T, C]."""
     targets = torch.cat([first.unsqueeze(1), y], dim=1)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .functional import cross_entropy, mask_absent_classes, present_classes
+from .functional import cross_entropy, mask_absent_classes, mixture_moments, present_classes
 from .learner import Learner, Loss, State
 
 Average = Callable[[Tensor, Tensor], Tensor]
@@ -53,6 +53,11 @@ def _scatter(numbers: Tensor) -> Tensor:
 def mean_outputs(outputs: Tensor, present: Tensor) -> Tensor:
     """Average the outputs [T, R, Q, C] of several orders: [T, Q, C]."""
     return outputs.mean(dim=1)
+
+
+def mean_distribution(outputs: Tensor, present: Tensor) -> Tensor:
+    """Return the moments [T, Q, 2 C] of the mixture of the normal distributions of all orders."""
+    return mixture_moments(outputs)
 
 
 def mean_probabilities(outputs: Tensor, present: Tensor) -> Tensor:

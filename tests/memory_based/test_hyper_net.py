@@ -11,9 +11,9 @@ from fewshot_sklearn.datasets import make_sinusoid_tasks
 from fewshot_sklearn.memory_based._hyper_net import (
     HyperNetLearner,
     HyperNetRegressionLearner,
-    set_encoder,
 )
 from fewshot_sklearn.nn import GeneratedMLP, LayerGenerator
+from fewshot_sklearn.nn.dense import dense_network
 
 T, S, Q, C, D, E = 2, 7, 4, 3, 5, 6
 SMALL = {"n_unit_features": 3, "n_hidden": 8}
@@ -88,7 +88,7 @@ def test_the_regressor_predicts_with_the_network_of_the_mean_code(rows):
     y = torch.randn(T, S, 2, dtype=torch.float64)
     mask = torch.ones(T, S, dtype=torch.bool)
     mask[1, -2:] = False
-    encoder = set_encoder(D + 2, E)
+    encoder = dense_network(D + 2, E, 2, E)
     network = GeneratedMLP(E, [D, 4, 2], gain=1.0, **SMALL)
     learner = HyperNetRegressionLearner(nn.Flatten(), encoder, network).double()
     outputs = learner.predict(learner.adapt(x, y, mask), query)
@@ -105,7 +105,7 @@ def test_class_weights_are_generated_from_the_hidden_class_means(rows):
     x, query = rows
     codes = np.arange(S) % C
     y = torch.eye(C, dtype=torch.float64)[torch.from_numpy(codes)].expand(T, -1, -1)
-    encoder = set_encoder(D, E)
+    encoder = dense_network(D, E, 2, E)
     network = GeneratedMLP(E, [D, 4], gain=2.0, **SMALL)
     head = nn.Linear(4, 4, bias=False)
     learner = HyperNetLearner(nn.Flatten(), encoder, network, head).double()

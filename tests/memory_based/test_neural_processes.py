@@ -20,8 +20,8 @@ from fewshot_sklearn import (
 )
 from fewshot_sklearn.datasets import make_sinusoid_tasks
 from fewshot_sklearn.nn.cross_attention import CrossAttention
+from fewshot_sklearn.nn.functional import mixture_moments
 from fewshot_sklearn.nn.neural_process import (
-    mixture_moments,
     normal_divergence,
     normal_points,
     random_rows,
